@@ -1,0 +1,219 @@
+"""The one tree of errors: each has a code for callers, says if a retry can help, and its HTTP status.
+
+A class docstring is the default message. Give a message that says what was wrong, what is allowed
+and what to do; it reaches the caller, so it holds no secret, no path of a host, no inner address.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StillreelError(Exception):
+    """Something went wrong inside stillreel."""
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+# --- what a caller sent -----------------------------------------------------------------------
+
+
+class RequestRejected(StillreelError):
+    """The order cannot be carried out as it stands."""
+
+    code, retryable, http_status = "request_rejected", False, 422
+
+
+class ImageError(RequestRejected):
+    """The image cannot be used."""
+
+    code = "image_error"
+
+
+class ImageRejected(ImageError):
+    """The image is not one we can use (type, size or content)."""
+
+    code = "image_rejected"
+
+
+class ImageTooLarge(ImageError):
+    """The image is larger than allowed (bytes or pixels)."""
+
+    code, http_status = "image_too_large", 413
+
+
+class ImageUnavailable(ImageError):
+    """The image's address answers that it is not there."""
+
+    code = "image_unavailable"
+
+
+class AddressRefused(RequestRejected):
+    """The address is not one we call: only public http and https addresses are allowed."""
+
+    code = "address_refused"
+
+
+class ImageFetchFailed(StillreelError):
+    """The image could not be fetched now; a later try may succeed."""
+
+    code, retryable, http_status = "image_fetch_failed", True, 502
+
+
+# --- how we are set up ------------------------------------------------------------------------
+
+
+class SettingsInvalid(StillreelError):
+    """The settings are not usable."""
+
+    code = "settings_invalid"
+
+
+class DeploymentInvalid(StillreelError):
+    """A deployment cannot be made as described in prefect.yaml."""
+
+    code = "deployment_invalid"
+
+
+class ModelUnavailable(StillreelError):
+    """This installation cannot run the model that was asked for."""
+
+    code, http_status = "model_unavailable", 422
+
+
+# --- storage ----------------------------------------------------------------------------------
+
+
+class StorageError(StillreelError):
+    """Storage did not do what was asked."""
+
+    code, http_status = "storage_error", 502
+
+
+class ObjectMissing(StorageError):
+    """There is no object under this key."""
+
+    code, http_status = "object_missing", 404
+
+
+class StorageRefused(StorageError):
+    """Storage refuses: credentials, permissions or bucket name are wrong."""
+
+    code = "storage_refused"
+
+
+class StorageUnavailable(StorageError):
+    """Storage does not answer now; a later try may succeed."""
+
+    code, retryable, http_status = "storage_unavailable", True, 503
+
+
+class DiskFull(StillreelError):
+    """The disk of the host is full; free some space, or set STILLREEL_HOME to a larger disk."""
+
+    code, retryable, http_status = "disk_full", True, 507
+
+
+# --- inference --------------------------------------------------------------------------------
+
+
+class InferenceError(StillreelError):
+    """The inference did not succeed."""
+
+    code = "inference_error"
+
+
+class InferenceFailed(InferenceError):
+    """The model failed on this job."""
+
+    code, retryable = "inference_failed", True
+
+
+class InferenceServerAway(InferenceError):
+    """The inference server of this host does not answer."""
+
+    code, retryable, http_status = "inference_server_away", True, 503
+
+
+class InferenceStalled(InferenceError):
+    """The inference made no progress for the model's stall limit."""
+
+    code, retryable = "inference_stalled", True
+
+
+class InferenceCancelled(InferenceError):
+    """The inference was cancelled."""
+
+    code, http_status = "cancelled", 409
+
+
+# --- encode, upload, notify -------------------------------------------------------------------
+
+
+class EncodeFailed(StillreelError):
+    """The video could not be encoded."""
+
+    code, retryable = "encode_failed", True
+
+
+class ClipMissing(StillreelError):
+    """The encoded clip is not on this host any more."""
+
+    code, retryable = "clip_missing", True
+
+
+class OutputUnwritable(StillreelError):
+    """The output path cannot be written."""
+
+    code = "output_unwritable"
+
+
+class ReceiverError(StillreelError):
+    """The webhook receiver did not take the notification."""
+
+    code, http_status = "receiver_error", 502
+
+
+class ReceiverUnavailable(ReceiverError):
+    """The webhook receiver does not answer now; a later try may succeed."""
+
+    code, retryable = "receiver_unavailable", True
+
+
+class ReceiverRefused(ReceiverError):
+    """The webhook receiver refuses the notification."""
+
+    code = "receiver_refused"
+
+
+class StaleExecution(StillreelError):
+    """This execution is not the current one of its job; it leaves without work."""
+
+    code, http_status = "stale_execution", 409
+
+
+class JobFailed(StillreelError):
+    """The job did not end with a video."""
+
+    code = "job_failed"
+
+
+def error_of(code: str, message: str) -> StillreelError:
+    """The error of the tree that has this code, for errors that crossed a process boundary."""
+    return _BY_CODE.get(code, StillreelError)(message)
+
+
+def _tree(base: type[StillreelError]) -> list[type[StillreelError]]:
+    return [base, *(cls for child in base.__subclasses__() for cls in _tree(child))]
+
+
+_BY_CODE = {cls.code: cls for cls in reversed(_tree(StillreelError))}

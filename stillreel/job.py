@@ -1,0 +1,235 @@
+"""The vocabulary: what a job is, from the order to the finished video (docs/glossary.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from enum import StrEnum
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+ModelName = Literal["preview", "wan-2.2", "ltx-2"]
+Codec = Literal["h264", "av1"]
+Quality = Literal["standard", "high"]
+
+PROMPT_LIMIT = 4000
+"""Characters. LTX-2 reads 1024 tokens, WAN 2.2 reads 512: more could only be cut silently."""
+SEED_LIMIT = 2**32 - 1
+DURATION_LIMIT = 30.0
+SIDE_LIMIT = 4096
+
+_JOB_ID = re.compile(r"^job_[0-9a-z]{8,64}$")
+
+
+class JobStatus(StrEnum):
+    """What a caller is told about a job; the stage is a separate field."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Stage(StrEnum):
+    """The five tasks of a job, in order."""
+
+    FETCH = "fetch"
+    INFER = "infer"
+    ENCODE = "encode"
+    UPLOAD = "upload"
+    NOTIFY = "notify"
+
+
+class Phase(StrEnum):
+    """What happens inside a stage on the inference server."""
+
+    QUEUED = "queued"
+    LOAD = "load"
+    TEXT = "text"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """This value as plain JSON data."""
+        return self.model_dump(mode="json")
+
+
+class JobSpec(_Value):
+    """The validated, self-contained order of one video; its fields are the flow's arguments.
+
+    Empty strings, 0 and -1 mean "not given", because the Prefect form shows those well and
+    shows an optional field badly.
+    """
+
+    image_url: str = Field("", max_length=2048)
+    image_key: str = Field("", max_length=512)
+    prompt: str = Field("", max_length=PROMPT_LIMIT)
+    negative_prompt: str = Field("", max_length=PROMPT_LIMIT)
+    model: ModelName = "preview"
+    preset: str = Field("", max_length=40)
+    duration: float = Field(5.0, gt=0, le=DURATION_LIMIT)
+    width: int = Field(0, ge=0, le=SIDE_LIMIT)
+    height: int = Field(0, ge=0, le=SIDE_LIMIT)
+    fps: int = Field(0, ge=0, le=60)
+    seed: int = Field(-1, ge=-1, le=SEED_LIMIT)
+    steps: int = Field(0, ge=0, le=200)
+    audio: bool = True
+    codec: Codec = "h264"
+    quality: Quality = "standard"
+    reuse: bool = False
+    embed_prompt: bool = True
+    webhook_url: str = Field("", max_length=2048)
+    owner: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9_.-]*$")
+
+    @field_validator("prompt", "negative_prompt", "image_url", "image_key", "webhook_url", "preset")
+    @classmethod
+    def _storable_text(cls, value: str) -> str:
+        if "\x00" in value:
+            raise ValueError("contains the NUL character, which no database stores; remove it")
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise ValueError("contains half of a surrogate pair; send valid Unicode text") from exc
+        return value.strip()
+
+    @field_validator("image_key")
+    @classmethod
+    def _input_key(cls, value: str) -> str:
+        if value and (not value.startswith("inputs/") or ".." in value.split("/")):
+            raise ValueError("must be a key under inputs/, as the upload gave it")
+        return value
+
+
+class Shot(_Value):
+    """A JobSpec resolved against its model: the exact numbers that the backend is given."""
+
+    model: ModelName
+    model_version: str
+    preset: str
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    crop_width: int
+    crop_height: int
+    fps: int
+    frames: int
+    steps: int
+    seed: int
+    audio: bool
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long the video lasts, in seconds."""
+        return self.frames / self.fps
+
+    def digest(self, image_sha256: str = "") -> str:
+        """What inference depends on, as 32 hex digits: equal digests give equal latents."""
+        data = self.model_dump(exclude={"warnings", "crop_width", "crop_height"}, mode="json")
+        text = repr(sorted(data.items())) + image_sha256
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class SourceImage(_Value):
+    """The decoded, oriented, size-checked input, fitted to the model's grid and stored as PNG."""
+
+    key: str
+    width: int
+    height: int
+    sha256: str
+    original_sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+class Latents(_Value):
+    """The durable outcome of inference: enough to decode again on any host."""
+
+    key: str
+    sha256: str
+    size: int
+    gpu_seconds: float
+    load_seconds: float = 0.0
+    text_seconds: float = 0.0
+    dtype: str = ""
+    host: str = ""
+    reused_from: str = ""
+
+
+class Clip(_Value):
+    """The encoded files on this host, ready for upload."""
+
+    host: str
+    video_path: str
+    poster_path: str
+    teaser_path: str
+    sha256: str
+    size: int
+    width: int
+    height: int
+    fps: int
+    frames: int
+    codec: Codec
+    has_audio: bool
+    decode_seconds: float
+    encode_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the video lasts, in seconds."""
+        return self.frames / self.fps
+
+
+class Video(_Value):
+    """The stored result."""
+
+    key: str
+    poster_key: str
+    teaser_key: str
+    receipt_key: str
+    sha256: str
+    size: int
+    width: int
+    height: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class Notification(_Value):
+    """The message about an ended round; its id is the same at each delivery."""
+
+    id: str
+    job_id: str
+    status: JobStatus
+    video_url: str = ""
+    error: str = ""
+    data: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+def job_id_of(flow_run_id: UUID | str, idempotency_key: str | None = None) -> str:
+    """The job's id: the idempotency key where the API made the run, else `job_` + the run's id.
+
+    Other idempotency keys (a schedule sets its own) are not job ids.
+    """
+    if idempotency_key and _JOB_ID.match(idempotency_key):
+        return idempotency_key
+    return f"job_{UUID(str(flow_run_id)).hex}"
+
+
+def seed_of(text: str) -> int:
+    """A seed that only depends on `text`, so that every attempt of a job has the same."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def frames_for(duration: float, fps: int, step: int = 1) -> int:
+    """Frames for `duration` seconds, rounded up to a multiple of `step` plus the first frame."""
+    return math.ceil(round(duration * fps, 6) / step) * step + 1

@@ -1,0 +1,28 @@
+"""Names of objects in storage, all derived from the job's id."""
+
+from __future__ import annotations
+
+
+def input_key(job_id: str, extension: str) -> str:
+    """Where the bytes are kept that the caller sent; `extension` without a dot."""
+    return f"inputs/{job_id}/input.{extension}"
+
+
+def source_key(job_id: str) -> str:
+    """Where the decoded and fitted image is kept."""
+    return f"inputs/{job_id}/source.png"
+
+
+def latents_key(job_id: str, digest: str) -> str:
+    """Where the latents of a job are kept."""
+    return f"latents/{job_id}/{digest}.safetensors"
+
+
+def reuse_key(owner: str, digest: str) -> str:
+    """Where the latest latents of an owner with this digest are noted."""
+    return f"latents/index/{owner or 'shared'}/{digest}.json"
+
+
+def output_key(job_id: str, name: str) -> str:
+    """Where a result is kept: output.mp4, poster.jpg, teaser.mp4 or receipt.json."""
+    return f"outputs/{job_id}/{name}"

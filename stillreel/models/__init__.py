@@ -1,0 +1,1 @@
+"""The models a client can choose; see docs/adding-a-model.md."""

@@ -1,0 +1,61 @@
+"""Processes that end together: a child that dies with its parent, and the end of a whole tree."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PARENT_CHECK_SECONDS = 1.0
+
+
+def die_with_parent() -> None:
+    """Make the kernel kill this process when its parent ends, however that ends.
+
+    Linux does it at once (prctl(2), PR_SET_PDEATHSIG); elsewhere a thread looks once a second.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call above
+            os.kill(os.getpid(), signal.SIGKILL)
+        return
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def end_tree(pid: int, *, grace: float = 0.0) -> None:
+    """End a process and all its descendants: SIGTERM, then SIGKILL after `grace` seconds.
+
+    Returns when all are gone. A process that does not exist is fine.
+    """
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    if grace > 0:
+        _signal(tree, signal.SIGTERM)
+        _, tree = psutil.wait_procs(tree, timeout=grace)
+    _signal(tree, signal.SIGKILL)
+    psutil.wait_procs(tree, timeout=10)
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _watch_parent(parent: int) -> None:
+    ticker = threading.Event()
+    while os.getppid() == parent:
+        ticker.wait(_PARENT_CHECK_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
