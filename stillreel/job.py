@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stillreel.errors import RequestRejected
 
 ModelName = Literal["preview", "wan-2.2", "ltx-2"]
 Codec = Literal["h264", "av1"]
@@ -63,6 +66,36 @@ class _Value(BaseModel):
         return self.model_dump(mode="json")
 
 
+ImageUrl = Annotated[str, Field(max_length=2048, description="Public http(s) address of the image")]
+ImageKey = Annotated[
+    str, Field(max_length=512, description="Or the key of an uploaded image (inputs/...)")
+]
+Prompt = Annotated[str, Field(max_length=PROMPT_LIMIT, description="What should happen")]
+NegativePrompt = Annotated[
+    str, Field(max_length=PROMPT_LIMIT, description="What should not be seen (AI models only)")
+]
+Model = Annotated[ModelName, Field(description="Which model makes the video")]
+PresetName = Annotated[str, Field(max_length=40, description="Preset of the model; empty: its own")]
+Duration = Annotated[
+    float, Field(gt=0, le=DURATION_LIMIT, allow_inf_nan=False, description="Seconds of video")
+]
+Side = Annotated[
+    int, Field(ge=0, le=SIDE_LIMIT, description="Pixels; 0: chosen by model and image")
+]
+Fps = Annotated[int, Field(ge=0, le=60, description="Frames per second; 0: the model's own")]
+Seed = Annotated[int, Field(ge=-1, le=SEED_LIMIT, description="Same seed, same video; -1: any")]
+Steps = Annotated[int, Field(ge=0, le=200, description="Denoising steps; 0: the preset's own")]
+WithAudio = Annotated[bool, Field(description="With sound, where the model makes it")]
+Reuse = Annotated[bool, Field(description="Take the stored latents of an equal earlier job")]
+EmbedPrompt = Annotated[bool, Field(description="Write the prompt into the file")]
+WebhookUrl = Annotated[
+    str, Field(max_length=2048, description="Public address that is told about the end")
+]
+OwnerName = Annotated[
+    str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]*$", description="Who the video is for")
+]
+
+
 class JobSpec(_Value):
     """The validated, self-contained order of one video; its fields are the flow's arguments.
 
@@ -70,25 +103,25 @@ class JobSpec(_Value):
     shows an optional field badly.
     """
 
-    image_url: str = Field("", max_length=2048)
-    image_key: str = Field("", max_length=512)
-    prompt: str = Field("", max_length=PROMPT_LIMIT)
-    negative_prompt: str = Field("", max_length=PROMPT_LIMIT)
-    model: ModelName = "preview"
-    preset: str = Field("", max_length=40)
-    duration: float = Field(5.0, gt=0, le=DURATION_LIMIT)
-    width: int = Field(0, ge=0, le=SIDE_LIMIT)
-    height: int = Field(0, ge=0, le=SIDE_LIMIT)
-    fps: int = Field(0, ge=0, le=60)
-    seed: int = Field(-1, ge=-1, le=SEED_LIMIT)
-    steps: int = Field(0, ge=0, le=200)
-    audio: bool = True
+    image_url: ImageUrl = ""
+    image_key: ImageKey = ""
+    prompt: Prompt = ""
+    negative_prompt: NegativePrompt = ""
+    model: Model = "preview"
+    preset: PresetName = ""
+    duration: Duration = 5.0
+    width: Side = 0
+    height: Side = 0
+    fps: Fps = 0
+    seed: Seed = -1
+    steps: Steps = 0
+    audio: WithAudio = True
     codec: Codec = "h264"
     quality: Quality = "standard"
-    reuse: bool = False
-    embed_prompt: bool = True
-    webhook_url: str = Field("", max_length=2048)
-    owner: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9_.-]*$")
+    reuse: Reuse = False
+    embed_prompt: EmbedPrompt = True
+    webhook_url: WebhookUrl = ""
+    owner: OwnerName = ""
 
     @field_validator("prompt", "negative_prompt", "image_url", "image_key", "webhook_url", "preset")
     @classmethod
@@ -148,7 +181,14 @@ class SourceImage(_Value):
     height: int
     sha256: str
     original_sha256: str
-    warnings: tuple[str, ...] = ()
+
+
+class Prepared(_Value):
+    """What inference starts from: the shot, and the image unless there is only a prompt."""
+
+    shot: Shot
+    source: SourceImage | None = None
+    seconds: float = 0.0
 
 
 class Latents(_Value):
@@ -157,11 +197,11 @@ class Latents(_Value):
     key: str
     sha256: str
     size: int
-    gpu_seconds: float
-    load_seconds: float = 0.0
-    text_seconds: float = 0.0
+    seconds: dict[str, float]
+    """By phase; `gpu` is all the time that the GPU was taken."""
     dtype: str = ""
     host: str = ""
+    host_price: float = 0.0
     reused_from: str = ""
 
 
@@ -180,7 +220,7 @@ class Clip(_Value):
     frames: int
     codec: Codec
     has_audio: bool
-    decode_seconds: float
+    decode_gpu_seconds: float
     encode_seconds: float
 
     @property
@@ -201,6 +241,7 @@ class Video(_Value):
     width: int
     height: int
     seconds: float
+    cost_usd: float
     warnings: tuple[str, ...] = ()
 
 
@@ -213,6 +254,19 @@ class Notification(_Value):
     video_url: str = ""
     error: str = ""
     data: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+def spec_of(values: Mapping[str, Any]) -> JobSpec:
+    """The order that these values make; RequestRejected names every value that cannot be."""
+    try:
+        return JobSpec.model_validate(dict(values))
+    except ValidationError as exc:
+        mistakes = [
+            f"{'.'.join(str(part) for part in error['loc']) or 'order'}: "
+            f"{error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors()
+        ]
+        raise RequestRejected("; ".join(mistakes)) from exc
 
 
 def job_id_of(flow_run_id: UUID | str, idempotency_key: str | None = None) -> str:

@@ -29,6 +29,11 @@ def die_with_parent() -> None:
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
 
 
+def is_engine_child() -> bool:
+    """Whether this process is the engine that a Prefect worker's command started for one run."""
+    return "prefect.engine" in psutil.Process().cmdline()
+
+
 def end_tree(pid: int, *, grace: float = 0.0) -> None:
     """End a process and all its descendants: SIGTERM, then SIGKILL after `grace` seconds.
 
@@ -59,3 +64,13 @@ def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         ticker.wait(_PARENT_CHECK_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main() -> None:
+    """`python -m stillreel.process COMMAND ...` runs COMMAND so that it dies with its parent."""
+    die_with_parent()
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - the command is our supervisor's own
+
+
+if __name__ == "__main__":
+    _main()

@@ -35,8 +35,12 @@ def _names(name: str, *aliases: str) -> AliasChoices:
 
 class _Concern(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True,
-        env_ignore_empty=True, populate_by_name=True,
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
     )
 
 
@@ -52,15 +56,25 @@ class HostSettings(_Concern):
         default_factory=socket.gethostname, description="Name of this host in results and logs."
     )
     limit: int = Field(
-        3, ge=1, le=32,
+        3,
+        ge=1,
+        le=32,
         description="Jobs that a host works on at once; one infers, the others encode and upload.",
     )
     gpus: int = Field(1, ge=1, le=16, description="Inference servers on a host, one per GPU.")
     encode_threads: int = Field(
-        default_factory=lambda: max(1, min(8, len(os.sched_getaffinity(0))
-                                           if hasattr(os, "sched_getaffinity")
-                                           else os.cpu_count() or 1)),
-        ge=1, le=64, description="Threads of one encode.",
+        default_factory=lambda: max(
+            1,
+            min(
+                8,
+                len(os.sched_getaffinity(0))
+                if hasattr(os, "sched_getaffinity")
+                else os.cpu_count() or 1,
+            ),
+        ),
+        ge=1,
+        le=64,
+        description="Threads of one encode.",
     )
     host_price: float = Field(
         0.0, ge=0, description="US$ per hour of this host, for the cost in each result."
@@ -83,38 +97,60 @@ class StorageSettings(_Concern):
     storage_dir: Path | None = Field(
         None, description="Local directory as storage (default: `storage` under STILLREEL_HOME)."
     )
-    s3_bucket: str = Field("", validation_alias=_names("S3_BUCKET", "S3_BUCKET"),
-                           description="Name of the S3 bucket.")
+    s3_bucket: str = Field(
+        "", validation_alias=_names("S3_BUCKET", "S3_BUCKET"), description="Name of the S3 bucket."
+    )
     s3_region: str = Field(
-        "", validation_alias=_names("S3_REGION", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
-        description="Region of the S3 bucket.")
-    s3_endpoint: str = Field("", validation_alias=_names("S3_ENDPOINT", "S3_ENDPOINT"),
-                             description="Address of an S3-compatible server; empty for AWS.")
+        "",
+        validation_alias=_names("S3_REGION", "S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+        description="Region of the S3 bucket.",
+    )
+    s3_endpoint: str = Field(
+        "",
+        validation_alias=_names("S3_ENDPOINT", "S3_ENDPOINT"),
+        description="Address of an S3-compatible server; empty for AWS.",
+    )
     s3_access_key_id: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("S3_ACCESS_KEY_ID", "S3_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
-        description="S3 access key; empty uses the machine's own role.")
+        description="S3 access key; empty uses the machine's own role.",
+    )
     s3_secret_access_key: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names(
-            "S3_SECRET_ACCESS_KEY", "S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"),
-        description="S3 secret key.")
-    r2_bucket: str = Field("", validation_alias=_names("R2_BUCKET", "R2_BUCKET"),
-                           description="Name of the R2 bucket.")
-    r2_endpoint: str = Field("", validation_alias=_names("R2_ENDPOINT", "R2_ENDPOINT"),
-                             description="Address of the R2 account.")
+            "S3_SECRET_ACCESS_KEY", "S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"
+        ),
+        description="S3 secret key.",
+    )
+    r2_bucket: str = Field(
+        "", validation_alias=_names("R2_BUCKET", "R2_BUCKET"), description="Name of the R2 bucket."
+    )
+    r2_endpoint: str = Field(
+        "",
+        validation_alias=_names("R2_ENDPOINT", "R2_ENDPOINT"),
+        description="Address of the R2 account.",
+    )
     r2_access_key: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("R2_ACCESS_KEY", "R2_ACCESS_KEY"),
-        description="R2 access key id.")
+        SecretStr(""),
+        validation_alias=_names("R2_ACCESS_KEY", "R2_ACCESS_KEY"),
+        description="R2 access key id.",
+    )
     r2_secret_key: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("R2_SECRET_KEY", "R2_SECRET_KEY"),
-        description="R2 secret key.")
-    r2_public_url: str = Field("", validation_alias=_names("R2_PUBLIC_URL", "R2_PUBLIC_URL"),
-                               description="Public address of the R2 bucket; empty signs URLs.")
-    upload_url_seconds: int = Field(3600, ge=60, le=604800,
-                                    description="How long a signed upload URL is valid.")
-    download_url_seconds: int = Field(86400, ge=60, le=604800,
-                                      description="How long a signed download URL is valid.")
+        SecretStr(""),
+        validation_alias=_names("R2_SECRET_KEY", "R2_SECRET_KEY"),
+        description="R2 secret key.",
+    )
+    r2_public_url: str = Field(
+        "",
+        validation_alias=_names("R2_PUBLIC_URL", "R2_PUBLIC_URL"),
+        description="Public address of the R2 bucket; empty signs URLs.",
+    )
+    upload_url_seconds: int = Field(
+        3600, ge=60, le=604800, description="How long a signed upload URL is valid."
+    )
+    download_url_seconds: int = Field(
+        86400, ge=60, le=604800, description="How long a signed download URL is valid."
+    )
 
     @property
     def kind(self) -> Literal["local", "s3", "r2"]:
@@ -123,22 +159,33 @@ class StorageSettings(_Concern):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> StorageSettings:
-        r2 = {"R2_BUCKET": self.r2_bucket, "R2_ENDPOINT": self.r2_endpoint,
-              "R2_ACCESS_KEY": self.r2_access_key.get_secret_value(),
-              "R2_SECRET_KEY": self.r2_secret_key.get_secret_value()}
-        chosen = [name for name, value in (
-            ("a local directory (STILLREEL_STORAGE_DIR)", self.storage_dir),
-            ("S3 (S3_BUCKET)", self.s3_bucket),
-            ("R2 (R2_BUCKET)", any(r2.values())),
-        ) if value]
+        r2 = {
+            "R2_BUCKET": self.r2_bucket,
+            "R2_ENDPOINT": self.r2_endpoint,
+            "R2_ACCESS_KEY": self.r2_access_key.get_secret_value(),
+            "R2_SECRET_KEY": self.r2_secret_key.get_secret_value(),
+        }
+        chosen = [
+            name
+            for name, value in (
+                ("a local directory (STILLREEL_STORAGE_DIR)", self.storage_dir),
+                ("S3 (S3_BUCKET)", self.s3_bucket),
+                ("R2 (R2_BUCKET)", any(r2.values())),
+            )
+            if value
+        ]
         if len(chosen) > 1:
             raise ValueError(
-                f"two storages are configured at once: {' and '.join(chosen)}; keep one of them")
+                f"two storages are configured at once: {' and '.join(chosen)}; keep one of them"
+            )
         if any(r2.values()) and not all(r2.values()):
             missing = ", ".join(name for name, value in r2.items() if not value)
             raise ValueError(f"R2 is configured in part; set {missing} too")
-        if bool(self.s3_access_key_id.get_secret_value()) != bool(
-                self.s3_secret_access_key.get_secret_value()) and self.s3_bucket:
+        if (
+            bool(self.s3_access_key_id.get_secret_value())
+            != bool(self.s3_secret_access_key.get_secret_value())
+            and self.s3_bucket
+        ):
             raise ValueError("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY together, or neither")
         return self
 
@@ -150,8 +197,10 @@ class FetchSettings(_Concern):
     image_max_pixels: int = Field(64_000_000, ge=1, description="Largest image, in pixels.")
     fetch_seconds: float = Field(30.0, gt=0, le=600, description="Time to fetch an image, in all.")
     allow_addresses: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Addresses or networks that may be called although they are not public, "
-        "comma-separated (for tests and private networks), e.g. `127.0.0.1,10.0.0.0/8`.")
+        (),
+        description="Addresses or networks that may be called although they are not public, "
+        "comma-separated (for tests and private networks), e.g. `127.0.0.1,10.0.0.0/8`.",
+    )
 
     @field_validator("allow_addresses", mode="before")
     @classmethod
@@ -162,31 +211,42 @@ class FetchSettings(_Concern):
 class InferenceSettings(_Concern):
     """The resident inference server."""
 
-    model_path: str = Field("", validation_alias=_names("MODEL_PATH", "MODEL_PATH"),
-                            description="Directory of model weights; empty uses the hub's cache.")
+    model_path: str = Field(
+        "",
+        validation_alias=_names("MODEL_PATH", "MODEL_PATH"),
+        description="Directory of model weights; empty uses the hub's cache.",
+    )
     preview_seconds_per_step: float = Field(
-        0.0, ge=0, le=60, description="Waiting time of a `preview` step, for load tests.")
+        0.0, ge=0, le=60, description="Waiting time of a `preview` step, for load tests."
+    )
     claim_seconds: float = Field(
-        120.0, gt=0, description="An inference that nobody asks for is cancelled after this time.")
+        120.0, gt=0, description="An inference that nobody asks for is cancelled after this time."
+    )
     server_wait_seconds: float = Field(
-        600.0, ge=0, description="How long a job waits for its host's inference server to return.")
+        600.0, ge=0, description="How long a job waits for its host's inference server to return."
+    )
 
 
 class WebhookSettings(_Concern):
     """How the end of a job is told."""
 
     webhook_url: str = Field(
-        "", description="Receiver of jobs that name none; registered by you, so trusted.")
+        "", description="Receiver of jobs that name none; registered by you, so trusted."
+    )
     webhook_secret: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("WEBHOOK_SECRET", "WEBHOOK_SECRET"),
-        description="Signs notifications (Standard Webhooks); `whsec_` + base64, or any text.")
+        SecretStr(""),
+        validation_alias=_names("WEBHOOK_SECRET", "WEBHOOK_SECRET"),
+        description="Signs notifications (Standard Webhooks); `whsec_` + base64, or any text.",
+    )
     webhook_secret_previous: SecretStr = Field(
-        SecretStr(""), description="The secret before a rotation; both sign until you remove it.")
+        SecretStr(""), description="The secret before a rotation; both sign until you remove it."
+    )
     webhook_plain_urls: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Receivers of yours that also get the secret itself as `X-Webhook-Secret`, "
-        "comma-separated; never a URL that a caller chose.")
-    webhook_seconds: float = Field(
-        10.0, gt=0, le=60, description="Time for one delivery, in all.")
+        (),
+        description="Receivers of yours that also get the secret itself as `X-Webhook-Secret`, "
+        "comma-separated; never a URL that a caller chose.",
+    )
+    webhook_seconds: float = Field(10.0, gt=0, le=60, description="Time for one delivery, in all.")
 
     @field_validator("webhook_plain_urls", mode="before")
     @classmethod
@@ -215,8 +275,12 @@ class Settings(BaseModel):
 
 
 CONCERNS: dict[str, type[_Concern]] = {
-    "host": HostSettings, "storage": StorageSettings, "fetch": FetchSettings,
-    "inference": InferenceSettings, "webhook": WebhookSettings, "server": ServerSettings,
+    "host": HostSettings,
+    "storage": StorageSettings,
+    "fetch": FetchSettings,
+    "inference": InferenceSettings,
+    "webhook": WebhookSettings,
+    "server": ServerSettings,
 }
 
 

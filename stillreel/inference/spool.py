@@ -41,23 +41,29 @@ def write_spool(folder: Path, decoded: Decoded, on_frames: Callable[[int, int], 
     """
     shutil.rmtree(folder, ignore_errors=True)
     header = SpoolHeader(
-        width=decoded.width, height=decoded.height, frames=decoded.frames,
-        pixel_format=decoded.pixel_format, sample_rate=decoded.sample_rate,
+        width=decoded.width,
+        height=decoded.height,
+        frames=decoded.frames,
+        pixel_format=decoded.pixel_format,
+        sample_rate=decoded.sample_rate,
         audio_samples=0 if decoded.audio is None else len(decoded.audio),
     )
     try:
         folder.mkdir(parents=True)
         need = header.frames * int(np.prod(header.shape))
         if shutil.disk_usage(folder).free < need:
-            raise DiskFull(f"decoding needs {need // 1_000_000} MB of disk for its frames; free "
-                           "some space, or set STILLREEL_HOME to a larger disk")
+            raise DiskFull(
+                f"decoding needs {need // 1_000_000} MB of disk for its frames; free "
+                "some space, or set STILLREEL_HOME to a larger disk"
+            )
         if decoded.audio is not None:
             decoded.audio.astype(np.float32).tofile(folder / "audio.f32")
         done = 0
-        with (folder / "frames.raw").open("wb", buffering=0) as file:
+        with (folder / "frames.raw").open("wb") as file:
             (folder / "header.json").write_text(header.model_dump_json())
             for chunk in decoded.chunks:
                 file.write(memoryview(np.ascontiguousarray(chunk)).cast("B"))
+                file.flush()
                 done += len(chunk)
                 on_frames(done, header.frames)
     except OSError as exc:
@@ -79,8 +85,12 @@ def read_spool(folder: Path, wait_for: Callable[[int], None]) -> Decoded:
     if header.audio_samples:
         audio = np.fromfile(folder / "audio.f32", np.float32).reshape(-1, 2)
     return Decoded(
-        width=header.width, height=header.height, frames=header.frames,
-        pixel_format=header.pixel_format, audio=audio, sample_rate=header.sample_rate,
+        width=header.width,
+        height=header.height,
+        frames=header.frames,
+        pixel_format=header.pixel_format,
+        audio=audio,
+        sample_rate=header.sample_rate,
         chunks=_read_chunks(folder / "frames.raw", header, wait_for),
     )
 

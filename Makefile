@@ -1,0 +1,109 @@
+# Works with GNU make 3.81 (macOS) and later. `make` alone lists the targets.
+
+PYTHON ?= python3
+CHROMIUM ?= /usr/bin/chromium
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# A prompt may hold quotes, spaces and $. It goes to the shell through the environment, and
+# $(value) keeps make from expanding it on the way.
+override IMAGE := $(value IMAGE)
+override PROMPT := $(value PROMPT)
+export IMAGE PROMPT CHROMIUM
+
+.PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
+	types check wheel bench docs clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+
+# --- set up -------------------------------------------------------------------------------------
+
+setup: $(VENV)/.setup ## Make .venv with what stillreel needs to run
+
+setup-dev: $(VENV)/.setup-dev ## Make .venv with what tests and checks need too
+
+$(VENV)/.setup: pyproject.toml constraints.txt $(BIN)/pip
+	@echo "Installing stillreel into $(VENV) ..."
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.setup-dev: pyproject.toml constraints.txt $(BIN)/pip
+	@echo "Installing stillreel and its development tools into $(VENV) ..."
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(VENV)/.setup $@
+
+# pip is the last thing that `venv` makes, so a half-made .venv is made again.
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no '$(PYTHON)' here. Debian, Ubuntu:" >&2; \
+	  echo "  sudo apt-get install -y git make python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "stillreel needs Python 3.11 or later, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Install a later one and name it, for example: make setup PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no venv module. Debian, Ubuntu:" >&2; \
+	  echo "  sudo apt-get install -y git make python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# --- use ----------------------------------------------------------------------------------------
+
+demo: $(VENV)/.setup ## Make a video into demo/ (IMAGE=photo.jpg PROMPT="slow zoom in")
+	@mkdir -p demo && \
+	set -- --output demo; \
+	if [ -n "$$PROMPT" ]; then set -- "$$@" --prompt="$$PROMPT"; fi; \
+	if [ -n "$$IMAGE" ]; then set -- "$$@" -- "$$IMAGE"; else set -- "$$@" --scene; fi; \
+	exec $(BIN)/stillreel generate "$$@"
+
+up: $(VENV)/.setup ## Run everything on this machine: Prefect, deployments, one host
+	@exec $(BIN)/stillreel up
+
+# --- check --------------------------------------------------------------------------------------
+
+test: $(VENV)/.setup-dev ## Run the unit and workflow tests (ARGS="-k encoder")
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-integration: $(VENV)/.setup-dev ## Run the tests with real servers, workers and hosts
+	@$(BIN)/python -m pytest tests/integration $(ARGS)
+
+test-drills: $(VENV)/.setup-dev ## Run the drills: kill, starve and corrupt, then look
+	@$(BIN)/python -m pytest tests/drills $(ARGS)
+
+test-browser: $(VENV)/.setup-dev ## Run the tests in a real browser (needs chromium)
+	@[ -x "$$CHROMIUM" ] || { \
+	  echo "There is no $$CHROMIUM. Debian: sudo apt-get install -y chromium" >&2; \
+	  echo "Elsewhere name yours: make test-browser CHROMIUM=/path/of/chromium" >&2; exit 1; }
+	@$(BIN)/python -m pytest tests/browser $(ARGS)
+
+lint: $(VENV)/.setup-dev ## Check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.setup-dev ## Put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/.setup-dev ## Check types
+	@$(BIN)/pyright
+
+check: lint types test ## Lint, types and test: what a change has to pass
+
+wheel: $(VENV)/.setup-dev ## Build the wheel and prove it outside this directory
+	@rm -rf dist
+	@$(BIN)/python -m build --wheel
+	@tests/packaging/check_wheel.sh
+
+bench: $(VENV)/.setup ## Measure encoder, overlap and resume; prints a table
+	@$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.setup ## Write docs/settings.md anew from the code
+	@$(BIN)/python -m stillreel.settings_docs
+
+clean: ## Remove what was built and measured (.venv stays)
+	@rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis .coverage
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

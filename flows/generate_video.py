@@ -1,0 +1,82 @@
+"""The job: one still image (or only a prompt) in, one finished video out."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run as runtime_run
+
+from stillreel import hooks, job
+from stillreel.artifacts import artifact_key, show_result
+from stillreel.job import Video, spec_of
+from stillreel.jobs import current_execution
+from stillreel.process import die_with_parent, is_engine_child
+from stillreel.progress import ProgressArtifact, listening
+from stillreel.settings import get_settings
+from stillreel.stages.encode import clean, is_there
+from stillreel.storage import open_storage
+from tasks.encode import encode
+from tasks.fetch_image import fetch_image
+from tasks.infer import infer
+from tasks.notify import notify
+from tasks.upload import upload
+
+
+def run_name() -> str:
+    """A name that a person recognises: the model and the start of the prompt."""
+    given = runtime_run.parameters
+    words = " ".join(str(given.get("prompt", "")).split())[:50]
+    return f"{given.get('model', 'preview')}: {words or 'from image'}"
+
+
+@flow(
+    name="generate-video",
+    flow_run_name=run_name,
+    persist_result=True,
+    result_serializer="json",
+    on_failure=[hooks.tell_failed],
+    on_cancellation=[hooks.cancel_work],
+)
+def generate_video(
+    image_url: job.ImageUrl = "",
+    image_key: job.ImageKey = "",
+    prompt: job.Prompt = "",
+    negative_prompt: job.NegativePrompt = "",
+    model: job.Model = "preview",
+    preset: job.PresetName = "",
+    duration: job.Duration = 5.0,
+    width: job.Side = 0,
+    height: job.Side = 0,
+    fps: job.Fps = 0,
+    seed: job.Seed = -1,
+    steps: job.Steps = 0,
+    audio: job.WithAudio = True,
+    codec: job.Codec = "h264",
+    quality: job.Quality = "standard",
+    reuse: job.Reuse = False,
+    embed_prompt: job.EmbedPrompt = True,
+    webhook_url: job.WebhookUrl = "",
+    owner: job.OwnerName = "",
+) -> Video:
+    """Make one video from a still image, or from a prompt alone."""
+    spec = spec_of(locals())
+    if is_engine_child():
+        die_with_parent()
+    execution, settings = current_execution(), get_settings()
+    with listening(ProgressArtifact(artifact_key(execution.job_id, "progress"))):
+        prepared = fetch_image(execution.job_id, spec)
+        latents = infer(execution, spec, prepared)
+        clip = encode(execution, spec, prepared, latents)
+        if not is_there(clip, settings=settings):
+            clip = encode.with_options(refresh_cache=True)(execution, spec, prepared, latents)
+        video = upload(execution, spec, prepared, latents, clip)
+        show_result(
+            execution.job_id,
+            prepared,
+            latents,
+            video,
+            storage=open_storage(settings),
+            seconds=settings.storage.download_url_seconds,
+        )
+        notify(execution, spec, video, return_state=True)
+        clean(execution.job_id, settings=settings)
+    return video

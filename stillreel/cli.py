@@ -1,0 +1,204 @@
+"""The command line: data on stdout, progress on stderr, exit codes that mean something.
+
+0 done · 1 failed, a later try may succeed · 2 wrong use or input · 3 wrong settings
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from stillreel import __version__
+from stillreel.errors import (
+    DeploymentInvalid,
+    OutputUnwritable,
+    RequestRejected,
+    SettingsInvalid,
+    StillreelError,
+)
+
+app = typer.Typer(
+    name="stillreel",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="One still image in, one finished video out, on GPUs you rent by the hour.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+err = Console(stderr=True, highlight=False)
+
+EXIT_FAILED, EXIT_USAGE, EXIT_SETTINGS = 1, 2, 3
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def main() -> None:
+    """Run the command line; no traceback reaches a user for anything that we know."""
+    try:
+        app()
+    except StillreelError as exc:
+        err.print(f"[bold red]error[/] ({exc.code}): ", end="")
+        err.print(exc.message, markup=False)
+        sys.exit(_exit_code(exc))
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _exit_code(error: StillreelError) -> int:
+    if isinstance(error, RequestRejected | OutputUnwritable):
+        return EXIT_USAGE
+    if isinstance(error, SettingsInvalid | DeploymentInvalid):
+        return EXIT_SETTINGS
+    return EXIT_FAILED
+
+
+@app.command()
+def generate(
+    image: Annotated[
+        Path | None, typer.Argument(help="The still image (JPEG, PNG, WebP, ...).")
+    ] = None,
+    scene: Annotated[bool, typer.Option("--scene", help="Use a scene that we draw.")] = False,
+    prompt: Annotated[str, typer.Option(help="What should happen, e.g. 'slow zoom in'.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The MP4 to write.")] = None,
+    model: Annotated[str, typer.Option(help="preview, wan-2.2 or ltx-2.")] = "preview",
+    duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
+    width: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,
+    height: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,
+    fps: Annotated[int, typer.Option(help="Frames per second; 0: the model's own.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same video; -1: any.")] = -1,
+    codec: Annotated[str, typer.Option(help="h264 plays anywhere, av1 is smaller.")] = "h264",
+    quality: Annotated[str, typer.Option(help="standard or high.")] = "standard",
+    reuse: Annotated[bool, typer.Option(help="Take stored latents of an equal job.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make one video here and now; no server needed.
+
+    Example: stillreel generate photo.jpg --prompt "slow zoom in" -o photo.mp4
+    """
+    from stillreel.generate import draw_image, read_image
+    from stillreel.generate import generate as make
+    from stillreel.progress_bar import progress_bar
+    from stillreel.settings import get_settings
+
+    if image is not None and scene:
+        raise RequestRejected("give an IMAGE or --scene, not both")
+    settings = get_settings()
+    data = draw_image() if scene else read_image(image) if image else None
+    target = output or Path(f"{image.stem if image else 'video'}.mp4")
+    values = {
+        "prompt": prompt,
+        "model": model,
+        "duration": duration,
+        "width": width,
+        "height": height,
+        "fps": fps,
+        "seed": seed,
+        "codec": codec,
+        "quality": quality,
+        "reuse": reuse,
+    }
+    with progress_bar(err) as listener:
+        made = make(data, values, target.absolute(), settings=settings, listener=listener)
+    for warning in made.warnings:
+        err.print(f"note: {warning}", markup=False)
+    if as_json:
+        _print_json(made.to_json())
+        return
+    run_url = f"http://{settings.server.prefect_host}:{settings.server.prefect_port}"
+    typer.echo(
+        f"video        {made.video}  ({made.width}x{made.height}, {made.seconds:.2f} s, "
+        f"{made.size / 1e6:.1f} MB)"
+    )
+    typer.echo(f"poster       {made.poster}")
+    typer.echo(f"Prefect run  {made.flow_run_id}")
+    typer.echo(f"             `stillreel up`, then {run_url}/runs/flow-run/{made.flow_run_id}")
+
+
+@app.command()
+def up(
+    pool: Annotated[str, typer.Option(help="The work pool that this machine serves.")] = "local",
+    model: Annotated[str, typer.Option(help="Load this model at start.")] = "",
+) -> None:
+    """Run the whole stack on this machine: Prefect server, deployments and a host."""
+    from stillreel.settings import get_settings
+    from stillreel.up import run_up
+
+    run_up(get_settings(), pool=pool, model=model)
+
+
+@app.command()
+def host(
+    pool: Annotated[str, typer.Option(help="The work pool that this host serves.")] = "local",
+    model: Annotated[str, typer.Option(help="Load this model at start.")] = "",
+) -> None:
+    """Run everything that a GPU host runs: inference servers and the Prefect worker.
+
+    Needs PREFECT_API_URL.
+    """
+    from stillreel.host import run_host
+    from stillreel.settings import get_settings
+
+    settings = get_settings()
+    _need_api()
+    run_host(settings, pool=pool, model=model)
+
+
+@app.command()
+def deploy(as_json: JsonFlag = False) -> None:
+    """Make work pools, queues and deployments on the Prefect server; safe to repeat.
+
+    Needs PREFECT_API_URL.
+    """
+    import anyio
+
+    from stillreel.prefect_env import apply, common_env
+    from stillreel.settings import get_settings
+
+    settings = get_settings()
+    _need_api()
+    apply(common_env(settings))
+    from stillreel.deploy import deploy as make
+
+    names = anyio.run(make, settings)
+    if as_json:
+        _print_json(names)
+        return
+    for name in names:
+        typer.echo(f"deployed {name}")
+
+
+@app.command("project-dir")
+def show_project_dir() -> None:
+    """Print where flows, tasks and prefect.yaml are."""
+    from stillreel.project import project_dir
+
+    typer.echo(project_dir())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _need_api() -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise SettingsInvalid(
+            "PREFECT_API_URL is not set; set it to your Prefect server's address, e.g. "
+            "http://127.0.0.1:4200/api, or run `stillreel up` to have everything on this machine"
+        )
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Makes work pools, queues and deployments, again and again with the same result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+from prefect.workers.process import ProcessWorker
+
+from stillreel.errors import DeploymentInvalid
+from stillreel.job import JobSpec
+from stillreel.project import FLOW_ENTRYPOINT, project_dir
+from stillreel.result_storage import save_result_block
+from stillreel.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What prefect.yaml and pools.yaml describe."""
+
+    deployments: list[dict[str, Any]]
+    pools: dict[str, dict[str, Any]]
+    queues: dict[str, int]
+    job_variables: dict[str, Any]
+
+
+def read_plan(directory: Path) -> Plan:
+    """The plan in a project directory; DeploymentInvalid when the two files do not fit."""
+    try:
+        project = yaml.safe_load((directory / "prefect.yaml").read_text())
+        pools = yaml.safe_load((directory / "deployments" / "pools.yaml").read_text())
+        plan = Plan(project["deployments"], pools["pools"], pools["queues"], pools["job_variables"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as exc:
+        raise DeploymentInvalid(f"prefect.yaml or pools.yaml cannot be read: {exc}") from exc
+    for deployment in plan.deployments:
+        pool, queue = (deployment["work_pool"].get(k) for k in ("name", "work_queue_name"))
+        if pool not in plan.pools or queue not in plan.queues:
+            raise DeploymentInvalid(
+                f"deployment {deployment['name']} names pool {pool} and queue {queue}; "
+                f"pools.yaml has {sorted(plan.pools)} and {sorted(plan.queues)}"
+            )
+    return plan
+
+
+def check_entrypoint(entrypoint: str, directory: Path) -> dict[str, Any]:
+    """The parameter schema of the flow at `entrypoint`, by property.
+
+    Prefect deploys a flow that it cannot import, with an empty schema and without a word, so this
+    raises DeploymentInvalid instead; also when a video's schema is not exactly JobSpec's fields.
+    """
+    try:
+        with chdir(directory):
+            flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    except Exception as exc:  # whatever a module can raise while it is imported
+        raise DeploymentInvalid(f"{entrypoint} cannot be imported: {exc}") from exc
+    properties = parameter_schema(flow).properties
+    if entrypoint == FLOW_ENTRYPOINT and set(properties) != set(JobSpec.model_fields):
+        wrong = sorted(set(properties) ^ set(JobSpec.model_fields))
+        raise DeploymentInvalid(f"the parameters of {entrypoint} and JobSpec differ in {wrong}")
+    return properties
+
+
+async def deploy(settings: Settings, *, directory: Path | None = None) -> list[str]:
+    """Make everything that the plan describes; gives the deployments' full names.
+
+    Raises DeploymentInvalid when something is wrong in the project or came out wrong.
+    """
+    directory = directory or project_dir()
+    plan = read_plan(directory)
+    for deployment in plan.deployments:
+        known = check_entrypoint(deployment["entrypoint"], directory)
+        if unknown := set(deployment.get("parameters", {})) - set(known):
+            raise DeploymentInvalid(f"{deployment['name']} sets unknown {sorted(unknown)}")
+    async with get_client() as client:
+        for name, pool in plan.pools.items():
+            await _make_pool(client, name, pool["description"], plan.job_variables)
+            for queue, priority in plan.queues.items():
+                await _make_queue(client, name, queue, priority)
+        await save_result_block(settings)
+        _run_prefect_deploy(directory)
+        return [await _check_deployed(client, deployment) for deployment in plan.deployments]
+
+
+async def _make_pool(
+    client: PrefectClient, name: str, description: str, variables: dict[str, Any]
+) -> None:
+    template = ProcessWorker.get_default_base_job_template()
+    for variable, value in variables.items():
+        template["variables"]["properties"][variable]["default"] = value
+    try:
+        await client.read_work_pool(name)
+    except ObjectNotFound:
+        await client.create_work_pool(
+            WorkPoolCreate(
+                name=name, type="process", description=description, base_job_template=template
+            )
+        )
+    else:
+        await client.update_work_pool(
+            name, WorkPoolUpdate(description=description, base_job_template=template)
+        )
+
+
+async def _make_queue(client: PrefectClient, pool: str, name: str, priority: int) -> None:
+    try:
+        queue = await client.read_work_queue_by_name(name, work_pool_name=pool)
+    except ObjectNotFound:
+        queue = await client.create_work_queue(name, work_pool_name=pool, priority=priority)
+    if queue.priority != priority:
+        await client.update_work_queue(queue.id, priority=priority)
+
+
+def _run_prefect_deploy(directory: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=directory,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).strip().splitlines()[-12:]
+        raise DeploymentInvalid("prefect deploy failed:\n" + "\n".join(lines))
+
+
+async def _check_deployed(client: PrefectClient, wanted: dict[str, Any]) -> str:
+    flow_name = "generate-video"
+    name = f"{flow_name}/{wanted['name']}"
+    made = await client.read_deployment_by_name(name)
+    schema = made.parameter_openapi_schema or {}
+    if not schema.get("properties"):
+        raise DeploymentInvalid(f"{name} was deployed with an empty parameter schema")
+    if (made.work_pool_name, made.work_queue_name) != (
+        wanted["work_pool"]["name"],
+        wanted["work_pool"]["work_queue_name"],
+    ):
+        raise DeploymentInvalid(f"{name} was deployed to pool {made.work_pool_name}")
+    return name

@@ -1,0 +1,49 @@
+"""What happens when a run does not end with a video; hooks may run twice, so each is idempotent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Flow, State
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging import get_logger
+
+from stillreel.errors import StillreelError
+from stillreel.job import JobStatus, job_id_of, spec_of
+from stillreel.settings import get_settings
+from stillreel.stages.infer import cancel
+from stillreel.stages.notify import notify
+from stillreel.storage import open_storage
+
+log = get_logger("stillreel.hooks")
+
+
+def tell_failed(_flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+    """Notify the receiver that the job failed, and why."""
+    error = state.result(raise_on_failure=False)
+    known = isinstance(error, StillreelError)
+    _tell(run, JobStatus.FAILED, error.message if known else "an internal error; see the run's log")
+
+
+def cancel_work(_flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+    """Stop the run's GPU work and notify the receiver."""
+    try:
+        cancel(str(run.id), settings=get_settings())
+    finally:
+        _tell(run, JobStatus.CANCELLED, state.message or "cancelled")
+
+
+def _tell(run: FlowRun, status: JobStatus, error: str) -> None:
+    settings = get_settings()
+    try:
+        spec = spec_of(run.parameters)
+        notify(
+            job_id_of(run.id, run.idempotency_key),
+            spec,
+            status,
+            error=error,
+            storage=open_storage(settings),
+            settings=settings,
+        )
+    except StillreelError as exc:
+        log.warning("notification of run %s not delivered: %s", run.id, exc.message)

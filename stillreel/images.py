@@ -1,0 +1,195 @@
+"""Images of strangers: fetched within limits, decoded safely, made upright RGB, fitted."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+
+from stillreel.errors import ImageRejected, ImageTooLarge
+from stillreel.guard import fetch_bytes, wait_for
+from stillreel.settings import FetchSettings
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+TINY_SIDE = 64
+"""Pixels; below this an image gives little more than a blur."""
+JPEG_SCANS = 200
+"""A progressive JPEG has about ten; thousands make a small file decode for hours."""
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_MODE_OF_PROFILE = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
+"""By the colour space in bytes 16 to 19 of a profile (ICC.1:2022, 7.2.6)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: upright, opaque, 8-bit sRGB, one frame, without metadata."""
+
+    image: Image.Image
+    original_sha256: str
+    warnings: tuple[str, ...]
+    format: str
+
+
+def fetch_image(url: str, settings: FetchSettings) -> bytes:
+    """The bytes at `url`, within the limits of `settings`; not looked at yet.
+
+    Raises what `guard.fetch_bytes` raises.
+    """
+    fetched = fetch_bytes(
+        url,
+        limit=settings.image_max_bytes,
+        seconds=settings.fetch_seconds,
+        allow=settings.allow_addresses,
+    )
+    return wait_for(fetched)[0]
+
+
+def open_picture(data: bytes, settings: FetchSettings) -> Picture:
+    """The picture in `data`, which is JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF by its content.
+
+    Its size is checked before anything is decoded. What had to be changed or left out stands in
+    its warnings. Raises ImageTooLarge and ImageRejected.
+    """
+    if len(data) > settings.image_max_bytes:
+        raise ImageTooLarge(
+            f"The image has {len(data):,} bytes; at most {settings.image_max_bytes:,} are allowed."
+        )
+    if not data:
+        raise ImageRejected("The image has 0 bytes; send the file's content.")
+    notes: list[str] = []
+    image, name = _decode(data, settings.image_max_pixels, notes)
+    image = _opaque_srgb(_eight_bit(_upright(image, notes), notes), notes)
+    if min(image.size) < TINY_SIDE:
+        notes.append(f"The image is tiny ({image.width}x{image.height} pixels).")
+    return Picture(image, sha256(data).hexdigest(), tuple(notes), name)
+
+
+def fit_picture(image: Image.Image, width: int, height: int) -> Image.Image:
+    """`image` scaled to cover width x height pixels, and cropped to them around its centre."""
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """`image` as an RGB PNG without metadata: the same pixels give the same bytes."""
+    plain = image.convert("RGB")
+    plain.info = {}
+    buffer = BytesIO()
+    plain.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _decode(data: bytes, max_pixels: int, notes: list[str]) -> tuple[Image.Image, str]:
+    """The first frame, decoded, and the name of its format."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow has to say is checked here or by load()
+            image = Image.open(BytesIO(data), formats=FORMATS)
+            name = "JPEG" if image.format == "MPO" else str(image.format)
+            _check_pixels(image.size, max_pixels)
+            _check_cost(image, data, max_pixels)
+            if name != "JPEG" and getattr(image, "is_animated", False):
+                notes.append("The image has several frames; the first is used.")
+            image.load()
+    except (ImageTooLarge, ImageRejected):
+        raise
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(_too_many_pixels(max_pixels)) from exc
+    except Exception as exc:  # a decoder given hostile bytes raises anything
+        raise ImageRejected(_refusal(data, exc)) from exc
+    return image, name
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise ImageTooLarge(_too_many_pixels(max_pixels, f" ({size[0]}x{size[1]})"))
+
+
+def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuses files that cost much more to decode than their size says."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tile = (image.tag_v2.get(322, 0), image.tag_v2.get(323, 0))
+        _check_pixels((int(tile[0]), int(tile[1])), max_pixels)
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > JPEG_SCANS:
+        raise ImageRejected("The JPEG has far too many scans; save it again and send that.")
+
+
+def _too_many_pixels(max_pixels: int, size: str = "") -> str:
+    return (
+        f"The image has too many pixels{size}; at most {max_pixels:,} are allowed; scale it down."
+    )
+
+
+def _refusal(data: bytes, exc: Exception) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "HEIC and HEIF images are not read; convert the image to JPEG or PNG."
+    if isinstance(exc, Image.UnidentifiedImageError):
+        return "This is not an image we read; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+    return "The image is damaged or cut off; send the whole file."
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    """`image` turned as its EXIF orientation says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged metadata raises anything, and is no reason to refuse the pixels
+        notes.append("The image's EXIF data is damaged; its orientation is not known.")
+        return image
+
+
+def _eight_bit(image: Image.Image, notes: list[str]) -> Image.Image:
+    """`image`, scaled to 8-bit grey where its samples are deeper (Pillow would clip some)."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode not in ("I", "F"):
+        return image
+    notes.append("The image's samples have no fixed range; darkest to brightest was used.")
+    samples = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+    low, span = samples.min(), max(float(np.ptp(samples)), 1e-9)
+    return Image.fromarray(((samples - low) * (255 / span)).astype(np.uint8))
+
+
+def _opaque_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    """`image` as RGB on white, its colours converted by its profile."""
+    profile = image.info.get("icc_profile")
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    image = _by_profile(image, profile, notes)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        notes.append("The image's transparent parts were put on white.")
+        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    image.info = {}
+    return image
+
+
+def _by_profile(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
+    if not profile:
+        return _as_rgb(image)
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        mode = _MODE_OF_PROFILE[profile[16:20]]
+        if (mode == "CMYK") != (image.mode == "CMYK"):
+            raise ValueError("the profile is of another kind than the image")
+        converted = ImageCms.profileToProfile(
+            image.convert(mode), source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except Exception:  # a damaged profile raises anything, and is no reason to refuse the pixels
+        notes.append("The image's colour profile cannot be used; sRGB is assumed.")
+        return _as_rgb(image)
+    return converted if converted is not None else _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    try:
+        return image.convert("RGB")
+    except ValueError as exc:
+        raise ImageRejected(
+            f"The image's colour mode {image.mode} is not read; save it as RGB."
+        ) from exc

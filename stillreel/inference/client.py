@@ -1,0 +1,220 @@
+"""The client of this host's inference servers: start or attach, follow, and read the frames."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import stamina
+
+from stillreel.errors import InferenceCancelled, InferenceServerAway, InferenceStalled, error_of
+from stillreel.inference.entry import (
+    DecodeOrder,
+    Entry,
+    Health,
+    InferenceOrder,
+    Kind,
+    State,
+)
+from stillreel.inference.spool import read_spool
+from stillreel.job import Phase
+from stillreel.models.base import Decoded
+from stillreel.settings import Settings
+
+log = logging.getLogger("stillreel.inference")
+
+WAIT_SECONDS = 20.0
+LOSSES = 3
+"""How often a server may die under one piece of work."""
+
+OnEntry = Callable[[Entry], None]
+
+
+def socket_path(home: Path, gpu: int = 0) -> Path:
+    """Where the server of one GPU listens; short, because a socket's name has about 100 bytes."""
+    path = home / "run" / f"gpu{gpu}.sock"
+    if len(str(path).encode()) < 100:
+        return path
+    digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"stillreel-{os.getuid()}-{digest}" / f"gpu{gpu}.sock"
+
+
+class InferenceClient:
+    """Work on one inference server; every call waits for a server that is coming back."""
+
+    def __init__(self, socket: Path, *, wait_for_server: float) -> None:
+        self._wait_for_server = wait_for_server
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)),
+            base_url="http://inference",
+            timeout=httpx.Timeout(10.0, read=WAIT_SECONDS + 20),
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def health(self) -> Health:
+        """What the server says about itself; InferenceServerAway at once when it is not there."""
+        try:
+            response = self._http.get("/health")
+        except httpx.TransportError as exc:
+            raise InferenceServerAway from exc
+        return Health.model_validate(response.json())
+
+    def find(self, kind: Kind, run_id: str) -> Entry | None:
+        """The entry of this run, without waiting."""
+        return self._get(kind, run_id, after=-1, wait=0)
+
+    def infer(
+        self, run_id: str, order: InferenceOrder, *, stall_seconds: float, on_entry: OnEntry
+    ) -> Entry:
+        """The finished entry of an inference, started here or attached to.
+
+        `on_entry` is called with each change. Raises the server's error, InferenceStalled when
+        there is no progress, and InferenceServerAway when the server does not come back or
+        dies three times under the work.
+        """
+        return self._follow(
+            Kind.INFERENCE,
+            run_id,
+            order,
+            lambda _: False,
+            stall_seconds=stall_seconds,
+            on_entry=on_entry,
+        )
+
+    @contextmanager
+    def decode(
+        self, run_id: str, order: DecodeOrder, *, stall_seconds: float, on_entry: OnEntry
+    ) -> Iterator[Decoded]:
+        """The frames of stored latents, readable while they are made; the spool ends with it."""
+
+        def wait_for(frames: int) -> None:
+            entry = self._follow(
+                Kind.DECODE,
+                run_id,
+                order,
+                lambda entry: entry.phase is Phase.DECODE and entry.step >= max(1, frames),
+                stall_seconds=stall_seconds,
+                on_entry=on_entry,
+                known=seen.get(run_id),
+                losses=1,
+            )
+            seen[run_id] = entry
+
+        seen: dict[str, Entry] = {}
+        yield read_spool(Path(order.spool_dir), wait_for)
+        self.cancel(Kind.DECODE, run_id)
+
+    def cancel(self, kind: Kind, run_id: str) -> None:
+        """Stop and forget this work; a server that is away has forgotten it already."""
+        try:
+            self._http.delete(f"/{kind}/{run_id}")
+        except httpx.TransportError:
+            log.info("inference server away while cancelling run %s", run_id)
+
+    def _follow(
+        self,
+        kind: Kind,
+        run_id: str,
+        order: InferenceOrder | DecodeOrder,
+        enough: Callable[[Entry], bool],
+        *,
+        stall_seconds: float,
+        on_entry: OnEntry,
+        known: Entry | None = None,
+        losses: int = LOSSES,
+    ) -> Entry:
+        entry = known or self._start(kind, run_id, order)
+        progress, moved_at = (entry.phase, entry.step), time.monotonic()
+        while entry.state.is_live and not enough(entry):
+            latest = self._watch(kind, run_id, after=entry.version)
+            if latest is None:
+                losses -= 1
+                if losses <= 0:
+                    raise InferenceServerAway("the inference server died under this job")
+                latest = self._start(kind, run_id, order)
+            entry = latest
+            on_entry(entry)
+            if (entry.phase, entry.step) != progress or entry.state is State.QUEUED:
+                progress, moved_at = (entry.phase, entry.step), time.monotonic()
+            elif time.monotonic() - moved_at > stall_seconds:
+                self.cancel(kind, run_id)
+                raise InferenceStalled(
+                    f"no progress for {stall_seconds:.0f} s in phase {entry.phase}"
+                )
+        return _checked(entry)
+
+    def _start(self, kind: Kind, run_id: str, order: InferenceOrder | DecodeOrder) -> Entry:
+        body = order.model_dump(mode="json")
+        try:
+            for attempt in stamina.retry_context(
+                on=httpx.TransportError,
+                attempts=None,
+                timeout=self._wait_for_server,
+                wait_initial=0.2,
+                wait_max=2.0,
+            ):
+                with attempt:
+                    response = self._http.put(f"/{kind}/{run_id}", json=body)
+                    response.raise_for_status()
+                    return Entry.model_validate(response.json())
+        except httpx.HTTPError as exc:
+            raise InferenceServerAway(
+                "the inference server of this host does not answer; start it with `stillreel host`"
+            ) from exc
+        raise InferenceServerAway
+
+    def _watch(self, kind: Kind, run_id: str, *, after: int) -> Entry | None:
+        try:
+            return self._get(kind, run_id, after=after, wait=WAIT_SECONDS)
+        except httpx.TransportError:
+            return None
+
+    def _get(self, kind: Kind, run_id: str, *, after: int, wait: float) -> Entry | None:
+        response = self._http.get(f"/{kind}/{run_id}", params={"after": after, "wait": wait})
+        return None if response.is_error else Entry.model_validate(response.json())
+
+
+@contextmanager
+def connect(settings: Settings, run_id: str) -> Iterator[InferenceClient]:
+    """A client of the server that already has this run, else of the one with the least to do."""
+    clients = [
+        InferenceClient(
+            socket_path(settings.host.home, gpu),
+            wait_for_server=settings.inference.server_wait_seconds,
+        )
+        for gpu in range(settings.host.gpus)
+    ]
+    try:
+        yield clients[0] if len(clients) == 1 else min(clients, key=lambda c: _load_of(c, run_id))
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _load_of(client: InferenceClient, run_id: str) -> int:
+    try:
+        if client.find(Kind.INFERENCE, run_id) or client.find(Kind.DECODE, run_id):
+            return -1
+        health = client.health()
+    except (httpx.TransportError, InferenceServerAway):
+        return 1_000_000
+    return health.queued + (health.running is not None)
+
+
+def _checked(entry: Entry) -> Entry:
+    if entry.state in (State.FAILED, State.CANCELLED):
+        if entry.problem is None:
+            raise InferenceCancelled
+        raise error_of(entry.problem.code, entry.problem.message)
+    return entry

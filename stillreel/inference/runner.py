@@ -1,0 +1,324 @@
+"""The one thread that uses the GPU: decodes first, then inferences in order of arrival."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from stillreel.errors import DiskFull, InferenceCancelled, InferenceFailed, StillreelError
+from stillreel.inference.entry import (
+    DecodeOrder,
+    Entry,
+    Health,
+    InferenceOrder,
+    Kind,
+    Problem,
+    State,
+)
+from stillreel.inference.latents import read_arrays, read_facts, write_latents
+from stillreel.inference.spool import write_spool
+from stillreel.job import ModelName, Phase
+from stillreel.models.base import Backend, OnStep
+
+log = logging.getLogger("stillreel.inference")
+
+Order = InferenceOrder | DecodeOrder
+LoadBackend = Callable[[ModelName], Backend]
+
+
+@dataclass
+class _Work:
+    entry: Entry
+    order: Order
+    claimed_at: float
+    cancelled: bool = False
+    started_at: float = field(default=0.0)
+
+
+class Runner:
+    """Entries by kind and run id, worked on one at a time by `run()` in a thread of its own.
+
+    All other methods may be called from any thread.
+    """
+
+    def __init__(self, load: LoadBackend, *, claim_seconds: float, kept: int = 256) -> None:
+        self._load = load
+        self._claim_seconds = claim_seconds
+        self._kept = kept
+        self._works: dict[tuple[Kind, str], _Work] = {}
+        self._changed = threading.Condition(threading.RLock())
+        self._backend: Backend | None = None
+        self._running: _Work | None = None
+        self._busy: Counter[str] = Counter()
+        self._stopping = False
+
+    def start(self, kind: Kind, run_id: str, order: Order) -> Entry:
+        """The entry of this run: a running or finished one with the same digest, else a new one."""
+        with self._changed:
+            work = self._works.get((kind, run_id))
+            if work is not None and self._attachable(work, order):
+                work.claimed_at = time.monotonic()
+                return work.entry.model_copy(update={"attached": True})
+            if work is not None:
+                self._cancel(work)
+            entry = Entry(kind=kind, run_id=run_id, digest=order.digest, model=_model_of(order))
+            work = _Work(entry, order, claimed_at=time.monotonic())
+            self._works.pop((kind, run_id), None)
+            self._works[(kind, run_id)] = work
+            if isinstance(order, InferenceOrder):
+                self._take_stored(work, order)
+            self._forget_old()
+            self._touch(work)
+            return self._seen(work)
+
+    def watch(self, kind: Kind, run_id: str, *, after: int, wait: float) -> Entry | None:
+        """The entry once its version is beyond `after`, at the latest after `wait` seconds."""
+        with self._changed:
+            work = self._works.get((kind, run_id))
+            if work is None:
+                return None
+            work.claimed_at = time.monotonic() + wait
+            self._changed.wait_for(lambda: work.entry.version > after, timeout=wait)
+            work.claimed_at = time.monotonic()
+            return self._seen(work)
+
+    def cancel(self, kind: Kind, run_id: str) -> bool:
+        """Stop and forget an entry, and delete its spool; False when there is none."""
+        with self._changed:
+            work = self._works.pop((kind, run_id), None)
+            if work is None:
+                return False
+            self._cancel(work)
+        if isinstance(work.order, DecodeOrder) and work is not self._running:
+            shutil.rmtree(work.order.spool_dir, ignore_errors=True)
+        return True
+
+    def health(self) -> Health:
+        """What this server is doing."""
+        with self._changed:
+            return Health(
+                pid=os.getpid(),
+                model=self._backend.spec.name if self._backend else "",
+                loaded=self._backend is not None,
+                gpu=_gpu_name(),
+                queued=sum(w.entry.state is State.QUEUED for w in self._works.values()),
+                running=self._running.entry.run_id if self._running else None,
+                busy_seconds=dict(self._busy),
+            )
+
+    def preload(self, model: ModelName) -> None:
+        """Load a model before the first job; call it before `run`."""
+        self._ensure(model, lambda *_: None)
+
+    def run(self) -> None:
+        """Work until `stop` is called."""
+        while (work := self._next()) is not None:
+            self._carry_out(work)
+            with self._changed:
+                self._running = None
+        if self._backend is not None:
+            self._backend.close()
+
+    def stop(self) -> None:
+        """End `run` between two steps; what runs is cancelled."""
+        with self._changed:
+            self._stopping = True
+            if self._running is not None:
+                self._running.cancelled = True
+            self._changed.notify_all()
+
+    def _attachable(self, work: _Work, order: Order) -> bool:
+        if work.cancelled or work.entry.digest != order.digest:
+            return False
+        if work.entry.state.is_live:
+            return True
+        return work.entry.state is State.FINISHED and _result_exists(work.order)
+
+    def _take_stored(self, work: _Work, order: InferenceOrder) -> None:
+        path = Path(order.latents_path)
+        if not path.exists():
+            return
+        shot, seconds, dtype = read_facts(path)
+        work.entry = work.entry.model_copy(
+            update={
+                "state": State.FINISHED,
+                "phase": Phase.DENOISE,
+                "step": shot.steps,
+                "steps": shot.steps,
+                "seconds": seconds,
+                "dtype": dtype,
+                "attached": True,
+            }
+        )
+
+    def _forget_old(self) -> None:
+        over = len(self._works) - self._kept
+        ended = [key for key, work in self._works.items() if not work.entry.state.is_live]
+        for key in ended[: max(0, over)]:
+            del self._works[key]
+
+    def _next(self) -> _Work | None:
+        with self._changed:
+            while not self._stopping:
+                queued = [w for w in self._works.values() if w.entry.state is State.QUEUED]
+                for work in queued:
+                    if self._unclaimed(work):
+                        self._end(work, State.CANCELLED, InferenceCancelled(_UNCLAIMED))
+                queued = [w for w in queued if w.entry.state is State.QUEUED]
+                if queued:
+                    work = min(queued, key=lambda w: w.entry.kind is not Kind.DECODE)
+                    work.started_at = time.monotonic()
+                    self._running = work
+                    self._touch(work, state=State.RUNNING)
+                    return work
+                self._changed.wait()
+            return None
+
+    def _carry_out(self, work: _Work) -> None:
+        order = work.order
+        try:
+            if isinstance(order, InferenceOrder):
+                self._infer(work, order)
+            else:
+                self._decode(work, order)
+        except InferenceCancelled as exc:
+            self._end(work, State.CANCELLED, exc)
+        except StillreelError as exc:
+            self._end(work, State.FAILED, exc)
+        except OSError as exc:
+            log.exception("%s of run %s", work.entry.kind, work.entry.run_id)
+            self._end(work, State.FAILED, DiskFull() if exc.errno == 28 else InferenceFailed())
+        except Exception as exc:  # the one place that reports how an entry ended
+            log.exception("%s of run %s", work.entry.kind, work.entry.run_id)
+            text = f"the model failed: {type(exc).__name__}"
+            self._end(work, State.FAILED, InferenceFailed(text))
+        else:
+            self._end(work, State.FINISHED)
+        if work.cancelled and isinstance(order, DecodeOrder):
+            shutil.rmtree(order.spool_dir, ignore_errors=True)
+
+    def _infer(self, work: _Work, order: InferenceOrder) -> None:
+        on_step = self._on_step(work)
+        backend = self._ensure(order.shot.model, on_step)
+        image = Image.open(order.image_path).convert("RGB") if order.image_path else None
+        generated = backend.generate(order.shot, image, on_step)
+        on_step(Phase.DENOISE, order.shot.steps, order.shot.steps)
+        path = Path(order.latents_path)
+        generated.seconds = {
+            **generated.seconds,
+            **work.entry.seconds,
+            "gpu": time.monotonic() - work.started_at,
+        }
+        write_latents(path, order.shot, generated)
+        work.entry = work.entry.model_copy(
+            update={"seconds": dict(generated.seconds), "dtype": generated.dtype}
+        )
+
+    def _decode(self, work: _Work, order: DecodeOrder) -> None:
+        path = Path(order.latents_path)
+        shot, _, _ = read_facts(path)
+        on_step = self._on_step(work)
+        backend = self._ensure(shot.model, on_step)
+        decoded = backend.decode(shot, read_arrays(path))
+        write_spool(Path(order.spool_dir), decoded, lambda n, of: on_step(Phase.DECODE, n, of))
+        work.entry = work.entry.model_copy(
+            update={"seconds": {**work.entry.seconds, "gpu": time.monotonic() - work.started_at}}
+        )
+
+    def _ensure(self, model: ModelName, on_step: OnStep) -> Backend:
+        if self._backend is not None and self._backend.spec.name == model:
+            return self._backend
+        on_step(Phase.LOAD, 0, 1)
+        if self._backend is not None:
+            log.info("swap model %s for %s", self._backend.spec.name, model)
+            self._backend.close()
+            self._backend = None
+        started = time.monotonic()
+        backend = self._load(model)
+        backend.load()
+        self._backend = backend
+        seconds = time.monotonic() - started
+        log.info("loaded model %s in %.1f s", model, seconds)
+        if self._running is not None:
+            entry = self._running.entry
+            self._running.entry = entry.model_copy(
+                update={"seconds": {**entry.seconds, "load": seconds}}
+            )
+        on_step(Phase.LOAD, 1, 1)
+        return backend
+
+    def _on_step(self, work: _Work) -> OnStep:
+        def on_step(phase: Phase, step: int, steps: int) -> None:
+            with self._changed:
+                if work.cancelled or self._stopping:
+                    raise InferenceCancelled
+                if self._unclaimed(work):
+                    work.cancelled = True
+                    raise InferenceCancelled(_UNCLAIMED)
+                self._touch(work, phase=phase, step=step, steps=steps)
+
+        return on_step
+
+    def _unclaimed(self, work: _Work) -> bool:
+        return time.monotonic() - work.claimed_at > self._claim_seconds
+
+    def _cancel(self, work: _Work) -> None:
+        work.cancelled = True
+        if work.entry.state is State.QUEUED:
+            self._end(work, State.CANCELLED, InferenceCancelled())
+
+    def _end(self, work: _Work, state: State, error: StillreelError | None = None) -> None:
+        problem = None if error is None else Problem(code=error.code, message=error.message)
+        with self._changed:
+            if work.started_at:
+                self._busy[work.entry.kind] += time.monotonic() - work.started_at
+            self._touch(work, state=state, problem=problem)
+        log.info(
+            "%s of run %s %s%s",
+            work.entry.kind,
+            work.entry.run_id,
+            state,
+            f": {problem.message}" if problem else "",
+        )
+
+    def _touch(self, work: _Work, **update: object) -> None:
+        version = work.entry.version + 1
+        work.entry = work.entry.model_copy(update={**update, "version": version})
+        self._changed.notify_all()
+
+    def _seen(self, work: _Work) -> Entry:
+        queued = [w for w in self._works.values() if w.entry.state is State.QUEUED]
+        queued.sort(key=lambda w: w.entry.kind is not Kind.DECODE)
+        position = queued.index(work) + 1 if work in queued else 0
+        return work.entry.model_copy(update={"position": position})
+
+
+_UNCLAIMED = "nobody asked for this work any more"
+
+
+def _model_of(order: Order) -> str:
+    return order.shot.model if isinstance(order, InferenceOrder) else ""
+
+
+def _result_exists(order: Order) -> bool:
+    if isinstance(order, InferenceOrder):
+        return Path(order.latents_path).exists()
+    return (Path(order.spool_dir) / "header.json").exists()
+
+
+def _gpu_name() -> str | None:
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_name(0)

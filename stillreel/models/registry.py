@@ -1,0 +1,120 @@
+"""The models this project knows, and the way to the code that runs one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from stillreel.errors import ModelUnavailable
+from stillreel.job import ModelName
+from stillreel.models.base import Backend, ModelSpec, Preset
+from stillreel.settings import InferenceSettings
+
+MODELS: dict[ModelName, ModelSpec] = {
+    "preview": ModelSpec(
+        name="preview",
+        title="Preview (camera move, no AI)",
+        version="preview-1",
+        repo_id="",
+        licence="Apache-2.0",
+        default_size=(1280, 720),
+        grid=2,
+        frame_step=1,
+        fps=(24, 25, 30, 50, 60),
+        max_seconds=30.0,
+        presets={"standard": Preset(8, "A camera move over the image; the steps are for show.")},
+        text_to_video=True,
+        audio=False,
+        stall_seconds=120.0,
+        backend="stillreel.models.preview:PreviewBackend",
+        min_side=16,
+    ),
+    "wan-2.2": ModelSpec(
+        name="wan-2.2",
+        title="WAN 2.2 TI2V-5B",
+        version="wan-2.2-ti2v-5b-1",
+        repo_id="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        licence="Apache-2.0",
+        default_size=(1280, 704),
+        grid=32,
+        frame_step=4,
+        fps=(24,),
+        max_seconds=5.0,
+        presets={
+            "standard": Preset(50, "The official settings: 50 steps with guidance 5."),
+            "fast": Preset(
+                3, "The distilled weights FastWan2.2-TI2V-5B-FullAttn.", steps_fixed=True
+            ),
+        },
+        text_to_video=True,
+        audio=False,
+        stall_seconds=600.0,
+        backend="stillreel.models.wan22:Wan22Backend",
+        sizes=((1280, 704), (704, 1280)),
+        min_side=256,
+    ),
+    "ltx-2": ModelSpec(
+        name="ltx-2",
+        title="LTX-2 (video with audio)",
+        version="ltx-2-19b-distilled-1",
+        repo_id="Lightricks/LTX-2",
+        licence="LTX-2 Community License",
+        default_size=(1920, 1080),
+        grid=64,  # two stages: the first at half the size, itself a multiple of 32
+        frame_step=8,
+        fps=(24, 25, 30),
+        max_seconds=10.0,  # trained up to 20 s, which 40 GB do not hold at 1080p
+        presets={
+            "standard": Preset(
+                11, "Distilled, two stages: 8 steps at half size and 3 at full.", steps_fixed=True
+            ),
+        },
+        text_to_video=True,
+        audio=True,
+        stall_seconds=600.0,
+        backend="stillreel.models.ltx2:Ltx2Backend",
+        min_side=256,
+        max_pixels=1920 * 1088,
+    ),
+}
+"""All models by name. The first preset and the first fps of a model are its defaults."""
+
+
+def get_model(name: str) -> ModelSpec:
+    """The facts of the model called `name`; raises ModelUnavailable naming the known ones."""
+    if name not in MODELS:
+        raise ModelUnavailable(
+            f"There is no model {name[:40]!r}; choose one of: {', '.join(MODELS)}."
+        )
+    return MODELS[name]
+
+
+def load_backend(spec: ModelSpec, settings: InferenceSettings) -> Backend:
+    """A backend of `spec`, made but not loaded; its module is imported here and nowhere else.
+
+    Raises ModelUnavailable when this installation lacks the module or something it imports.
+    """
+    module, _, name = spec.backend.partition(":")
+    if not is_available(spec):
+        here = [other.name for other in MODELS.values() if is_available(other)]
+        raise ModelUnavailable(
+            f"The code of the model {spec.name} is not part of this installation, which has: "
+            f"{', '.join(here)}. Install a release with it and its extra: "
+            "pip install 'stillreel[models]'."
+        )
+    try:
+        backend = getattr(import_module(module), name)
+    except ImportError as exc:
+        raise ModelUnavailable(
+            f"The model {spec.name} needs the Python package {exc.name or 'of its own'!r}, which "
+            "cannot be imported here. Install the extra: pip install 'stillreel[models]'."
+        ) from exc
+    return backend(spec, settings)
+
+
+def is_available(spec: ModelSpec) -> bool:
+    """Whether this installation has the code of the model; imports nothing heavy."""
+    try:
+        return find_spec(spec.backend.partition(":")[0]) is not None
+    except ModuleNotFoundError:  # the package around the module is missing as well
+        return False

@@ -1,0 +1,61 @@
+"""Prefect's environment variables, set before Prefect is imported; what is set already stays."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from stillreel.settings import Settings
+
+
+def common_env(settings: Settings) -> dict[str, str]:
+    """What every process of ours gives Prefect: its own home, no calls to outside."""
+    home = settings.host.home
+    return {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "results"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def local_run_env(settings: Settings) -> dict[str, str]:
+    """For a run without a server: Prefect starts a temporary one, which may take long at first."""
+    return common_env(settings) | {
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+    }
+
+
+def server_env(settings: Settings) -> dict[str, str]:
+    """For the Prefect server of `stillreel up`."""
+    return common_env(settings) | {
+        "PREFECT_UI_API_URL": api_url(settings),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    }
+
+
+def worker_env(settings: Settings) -> dict[str, str]:
+    """For the worker of a host and the flow processes that it starts."""
+    return common_env(settings) | {
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
+    }
+
+
+def api_url(settings: Settings) -> str:
+    """The address of the Prefect API that `stillreel up` serves."""
+    return f"http://{settings.server.prefect_host}:{settings.server.prefect_port}/api"
+
+
+def apply(env: dict[str, str]) -> None:
+    """Put these into this process's environment, except where the operator has set something."""
+    for name, value in env.items():
+        if name == "PATH" or name not in os.environ:
+            os.environ[name] = value

@@ -1,0 +1,1 @@
+"""The work of the five tasks; their policy (retries, cache keys) stands in `tasks/`."""

@@ -1,0 +1,98 @@
+"""Encode: from stored latents to the files of a finished video on this host."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from stillreel.encoder import encode_video
+from stillreel.inference.client import connect
+from stillreel.inference.entry import DecodeOrder, Entry
+from stillreel.job import Clip, JobSpec, Latents, Phase, Prepared, Stage
+from stillreel.models.registry import get_model
+from stillreel.progress import report
+from stillreel.settings import Settings
+from stillreel.storage import Storage
+
+
+def encode(
+    job_id: str,
+    run_id: str,
+    execution: int,
+    spec: JobSpec,
+    prepared: Prepared,
+    latents: Latents,
+    *,
+    storage: Storage,
+    settings: Settings,
+) -> Clip:
+    """The encoded video, poster and teaser of a job.
+
+    The inference server decodes into a spool at its own speed while the frames are encoded here.
+    File names carry the execution, so that a stale process cannot write into its successor's.
+    """
+    started = time.monotonic()
+    shot = prepared.shot
+    folder = settings.host.work_dir / job_id
+    path = folder / Path(latents.key).name
+    if not path.exists():
+        storage.get_file(latents.key, path)
+    order = DecodeOrder(
+        digest=latents.sha256, latents_path=str(path), spool_dir=str(folder / f"spool-{execution}")
+    )
+    gpu: dict[str, float] = {}
+
+    def on_entry(entry: Entry) -> None:
+        gpu.update(entry.seconds)
+
+    with connect(settings, run_id) as client:
+        stall = get_model(spec.model).stall_seconds
+        with client.decode(run_id, order, stall_seconds=stall, on_entry=on_entry) as decoded:
+            encoded = encode_video(
+                decoded,
+                folder,
+                stem=f"clip-{execution}",
+                fps=shot.fps,
+                crop=(shot.crop_width, shot.crop_height),
+                codec=spec.codec,
+                quality=spec.quality,
+                threads=settings.host.encode_threads,
+                metadata=_describe(job_id, spec, prepared),
+                on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
+            )
+    return Clip(
+        host=settings.host.host_name,
+        video_path=str(encoded.video),
+        poster_path=str(encoded.poster),
+        teaser_path=str(encoded.teaser),
+        sha256=encoded.sha256,
+        size=encoded.size,
+        width=encoded.width,
+        height=encoded.height,
+        fps=shot.fps,
+        frames=encoded.frames,
+        codec=spec.codec,
+        has_audio=encoded.has_audio,
+        decode_gpu_seconds=gpu.get("gpu", 0.0),
+        encode_seconds=time.monotonic() - started,
+    )
+
+
+def is_there(clip: Clip, *, settings: Settings) -> bool:
+    """Whether the files of a clip are on this host."""
+    paths = (clip.video_path, clip.poster_path, clip.teaser_path)
+    return clip.host == settings.host.host_name and all(Path(path).exists() for path in paths)
+
+
+def clean(job_id: str, *, settings: Settings) -> None:
+    """Delete the work files of a job whose result is stored."""
+    shutil.rmtree(settings.host.work_dir / job_id, ignore_errors=True)
+
+
+def _describe(job_id: str, spec: JobSpec, prepared: Prepared) -> dict[str, str]:
+    shot = prepared.shot
+    facts = f"stillreel {job_id} model={shot.model_version} seed={shot.seed} steps={shot.steps}"
+    if not spec.embed_prompt:
+        return {"comment": facts}
+    return {"title": spec.prompt[:200], "comment": f"{spec.prompt}\n{facts}".strip()}

@@ -1,0 +1,98 @@
+"""Infer: from a prepared shot to latents in storage, on this host's GPU or from an equal job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from stillreel import keys
+from stillreel.errors import ObjectMissing
+from stillreel.inference.client import connect
+from stillreel.inference.entry import Entry, InferenceOrder, Kind
+from stillreel.inference.latents import read_facts
+from stillreel.job import JobSpec, Latents, Phase, Prepared, Stage
+from stillreel.models.registry import get_model
+from stillreel.progress import report
+from stillreel.settings import Settings
+from stillreel.storage import Storage
+
+
+def infer(
+    job_id: str,
+    run_id: str,
+    spec: JobSpec,
+    prepared: Prepared,
+    *,
+    storage: Storage,
+    settings: Settings,
+) -> Latents:
+    """The latents of a job, stored under its own key or, with `reuse`, under an equal job's.
+
+    Starts the inference or attaches to it, so a second call after a crash computes nothing twice.
+    """
+    digest = prepared.shot.digest(prepared.source.sha256 if prepared.source else "")
+    index_key = keys.reuse_key(spec.owner, digest)
+    if spec.reuse and (found := _find_equal(index_key, job_id, storage)):
+        return found
+    folder = settings.host.work_dir / job_id
+    path = folder / f"{digest}.safetensors"
+    key = keys.latents_key(job_id, digest)
+    if not path.exists() and storage.head(key) is not None:
+        storage.get_file(key, path)  # another host finished it and died before it could say so
+    order = InferenceOrder(
+        shot=prepared.shot,
+        digest=digest,
+        latents_path=str(path),
+        image_path=str(_fetch_source(folder, prepared, storage)) if prepared.source else "",
+    )
+    with connect(settings, run_id) as client:
+        stall = get_model(spec.model).stall_seconds
+        client.infer(run_id, order, stall_seconds=stall, on_entry=_report)
+    _, seconds, dtype = read_facts(path)
+    storage.put_file(key, path, content_type="application/octet-stream")
+    latents = Latents(
+        key=key,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        size=path.stat().st_size,
+        seconds=seconds,
+        dtype=dtype,
+        host=settings.host.host_name,
+        host_price=settings.host.host_price,
+    )
+    note = {"job_id": job_id, "latents": latents.to_json()}
+    storage.put_bytes(index_key, json.dumps(note).encode(), content_type="application/json")
+    return latents
+
+
+def cancel(run_id: str, *, settings: Settings) -> None:
+    """Stop all GPU work of a run on this host."""
+    with connect(settings, run_id) as client:
+        client.cancel(Kind.INFERENCE, run_id)
+        client.cancel(Kind.DECODE, run_id)
+
+
+def _find_equal(index_key: str, job_id: str, storage: Storage) -> Latents | None:
+    try:
+        note = json.loads(storage.get_bytes(index_key))
+    except ObjectMissing:
+        return None
+    latents = Latents.model_validate(note["latents"])
+    if storage.head(latents.key) is None:
+        return None
+    if note["job_id"] == job_id:
+        return latents
+    return latents.model_copy(update={"reused_from": note["job_id"], "seconds": {"gpu": 0.0}})
+
+
+def _fetch_source(folder: Path, prepared: Prepared, storage: Storage) -> Path:
+    assert prepared.source is not None  # noqa: S101 - for the type checker; the caller asked
+    path = folder / f"source-{prepared.source.sha256[:16]}.png"
+    if not path.exists():
+        storage.get_file(prepared.source.key, path)
+    return path
+
+
+def _report(entry: Entry) -> None:
+    phase = Phase.QUEUED if entry.state == "queued" else entry.phase
+    report(Stage.INFER, phase, entry.step, entry.steps)

@@ -1,0 +1,50 @@
+"""Notify: tell the receiver of a job that its round ended; nobody to tell is fine."""
+
+from __future__ import annotations
+
+from stillreel.job import JobSpec, JobStatus, Notification, Video
+from stillreel.settings import Settings
+from stillreel.storage import Storage
+from stillreel.webhook import deliver
+
+FIRST_ROUND = 1
+
+
+def notify(
+    job_id: str,
+    spec: JobSpec,
+    status: JobStatus,
+    *,
+    video: Video | None = None,
+    error: str = "",
+    storage: Storage,
+    settings: Settings,
+) -> str:
+    """The receiver's URL once it took the notification; empty when the job has no receiver.
+
+    Raises ReceiverUnavailable (a later try may succeed), ReceiverRefused or AddressRefused.
+    """
+    url = spec.webhook_url or settings.webhook.webhook_url
+    if not url:
+        return ""
+    seconds = settings.storage.download_url_seconds
+    data = (
+        {}
+        if video is None
+        else {
+            "video": video.to_json(),
+            "poster_url": storage.download_url(video.poster_key, seconds=seconds),
+            "cost_usd": video.cost_usd,
+            "warnings": list(video.warnings),
+        }
+    )
+    notification = Notification(
+        id=f"{job_id}-r{FIRST_ROUND}",
+        job_id=job_id,
+        status=status,
+        error=error,
+        data=data,
+        video_url=storage.download_url(video.key, seconds=seconds) if video else "",
+    )
+    deliver(url, notification, settings.webhook, settings.fetch)
+    return url

@@ -1,0 +1,64 @@
+"""Upload: from files on this host to the stored video; the receipt comes last."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from stillreel import keys
+from stillreel.job import Clip, JobSpec, Latents, Prepared, Stage, Video
+from stillreel.progress import report
+from stillreel.receipt import write_receipt
+from stillreel.storage import Storage
+
+
+def upload(
+    job_id: str,
+    execution: int,
+    spec: JobSpec,
+    prepared: Prepared,
+    latents: Latents,
+    clip: Clip,
+    *,
+    storage: Storage,
+) -> Video:
+    """The stored video; repeating it stores the same objects again."""
+    started = time.monotonic()
+    objects: dict[str, str] = {}
+    files = (
+        ("poster", "poster.jpg", clip.poster_path, "image/jpeg"),
+        ("teaser", "teaser.mp4", clip.teaser_path, "video/mp4"),
+        ("video", "output.mp4", clip.video_path, "video/mp4"),
+    )
+    for number, (name, file, path, content_type) in enumerate(files):
+        report(Stage.UPLOAD, step=number, steps=len(files) + 1)
+        objects[name] = keys.output_key(job_id, file)
+        storage.put_file(objects[name], Path(path), content_type=content_type)
+    receipt = write_receipt(
+        job_id,
+        spec,
+        prepared,
+        latents,
+        clip,
+        upload_seconds=time.monotonic() - started,
+        execution=execution,
+        objects=objects,
+    )
+    receipt_key = keys.output_key(job_id, "receipt.json")
+    body = json.dumps(receipt, indent=2, ensure_ascii=False).encode()
+    storage.put_bytes(receipt_key, body, content_type="application/json")
+    report(Stage.UPLOAD, step=1, steps=1)
+    return Video(
+        key=objects["video"],
+        poster_key=objects["poster"],
+        teaser_key=objects["teaser"],
+        receipt_key=receipt_key,
+        sha256=clip.sha256,
+        size=clip.size,
+        width=clip.width,
+        height=clip.height,
+        seconds=clip.seconds,
+        cost_usd=receipt["cost"]["usd"],
+        warnings=prepared.shot.warnings,
+    )

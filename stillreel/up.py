@@ -1,0 +1,97 @@
+"""The whole stack on this machine in one foreground command: server, deployments, host."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import anyio
+import httpx
+import stamina
+from rich.console import Console
+
+from stillreel import prefect_env
+from stillreel.errors import SettingsInvalid, StillreelError
+from stillreel.host import host_services
+from stillreel.settings import Settings
+from stillreel.supervisor import Service, Supervisor
+
+START_SECONDS = 180.0
+
+
+def run_up(settings: Settings, *, pool: str, model: str) -> None:
+    """Run everything until SIGTERM or Ctrl-C; the host stops before the server.
+
+    Raises SettingsInvalid when the port is taken, and DeploymentInvalid.
+    """
+    _check_port(settings)
+    url = prefect_env.api_url(settings)
+    prefect_env.apply(prefect_env.common_env(settings) | {"PREFECT_API_URL": url})
+    supervisor = Supervisor(Console(stderr=True))
+    try:
+        supervisor.start(_server(settings))
+        supervisor.say("waiting for the Prefect server (the first start takes longest)")
+        _wait_until_ready(url)
+        supervisor.say("making work pools, queues and deployments")
+        for name in _deploy(settings):
+            supervisor.say(f"deployed {name}")
+        for service in host_services(settings, pool=pool, model=model):
+            supervisor.start(service)
+        supervisor.say(
+            f"ready: {url.removesuffix('/api')}/deployments starts a video; Ctrl-C stops everything"
+        )
+        supervisor.run()
+    finally:
+        supervisor.stop()
+
+
+def _server(settings: Settings) -> Service:
+    return Service(
+        "server",
+        [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            settings.server.prefect_host,
+            "--port",
+            str(settings.server.prefect_port),
+            "--log-level",
+            "WARNING",
+        ],
+        prefect_env.server_env(settings),
+    )
+
+
+def _deploy(settings: Settings) -> list[str]:
+    from stillreel.deploy import deploy
+
+    return anyio.run(deploy, settings)
+
+
+def _check_port(settings: Settings) -> None:
+    address = (settings.server.prefect_host, settings.server.prefect_port)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as exc:
+            raise SettingsInvalid(
+                f"port {address[1]} on {address[0]} cannot be used ({exc.strerror}); is "
+                "`stillreel up` running already? Else set STILLREEL_PREFECT_PORT"
+            ) from exc
+
+
+def _wait_until_ready(url: str) -> None:
+    try:
+        for attempt in stamina.retry_context(
+            on=httpx.HTTPError, attempts=None, timeout=START_SECONDS, wait_initial=0.3, wait_max=1.0
+        ):
+            with attempt:
+                httpx.get(f"{url}/health", timeout=5, trust_env=False).raise_for_status()
+    except httpx.HTTPError as exc:
+        raise StillreelError(
+            f"the Prefect server did not answer within {START_SECONDS:.0f} s; see its log above"
+        ) from exc

@@ -1,0 +1,208 @@
+"""The message about an ended job: built, signed by Standard Webhooks, delivered once per call."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+from standardwebhooks import Webhook
+
+from stillreel.errors import (
+    AddressRefused,
+    ReceiverRefused,
+    ReceiverUnavailable,
+    SettingsInvalid,
+)
+from stillreel.guard import EVERYWHERE, guarded_client, wait_for
+from stillreel.job import JobStatus, Notification
+from stillreel.settings import FetchSettings, WebhookSettings
+
+BODY_LIMIT = 20_000
+"""Bytes; Standard Webhooks asks for less."""
+ERROR_LIMIT = 1000
+"""Characters of the error text in a notification."""
+RETRY_AFTER_LIMIT = 3600.0
+"""Seconds; a receiver that asks for more is asked again after this."""
+
+
+class DeliveryDeferred(ReceiverUnavailable):
+    """The webhook receiver does not take the notification now; a later try may succeed."""
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds that the receiver asks us to wait, at most an hour; None if it does not."""
+
+
+def deliver(
+    url: str, notification: Notification, settings: WebhookSettings, fetch: FetchSettings
+) -> None:
+    """Posts `notification` to `url`, signed; one attempt, `settings.webhook_seconds` in all.
+
+    Returns when the receiver answered 2xx. A URL that the operator registered may be private; any
+    other must be public or in `fetch.allow_addresses`. Redirects are not followed. Raises
+    DeliveryDeferred (a ReceiverUnavailable), ReceiverRefused, AddressRefused, SettingsInvalid.
+    """
+    at = datetime.now(UTC)
+    body = body_of(notification, at)
+    headers: dict[str, str | bytes] = {
+        "Content-Type": "application/json",
+        **signature_headers(body, id=notification.id, at=at, secrets=_secrets(settings)),
+    }
+    if url in settings.webhook_plain_urls:
+        headers["X-Webhook-Secret"] = settings.webhook_secret.get_secret_value().encode()
+    registered = url in (settings.webhook_url, *settings.webhook_plain_urls)
+    allow = EVERYWHERE if registered else fetch.allow_addresses
+    wait_for(_post(url, body, headers, allow=allow, seconds=settings.webhook_seconds))
+
+
+def body_of(notification: Notification, at: datetime) -> bytes:
+    """The message as JSON in ASCII, under 20 kB: flat fields beside `type`, `timestamp`, `data`.
+
+    The flat `status` is `completed` or `failed`; `data.status` is the true one. `data` also has
+    what the notification brings, left out (`data.truncated`) where it would not fit.
+    """
+    event = notification.to_json()
+    done = notification.status is JobStatus.COMPLETED
+    facts = {"job_id": notification.job_id, "status": event["status"]}
+    message: dict[str, Any] = {
+        "job_id": notification.job_id,
+        "status": "completed" if done else "failed",
+        "video_url": notification.video_url or None,
+        "error": notification.error[:ERROR_LIMIT] or None,
+        "type": f"video.{event['status']}",
+        "timestamp": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "data": {**event["data"], **facts},
+    }
+    body = _json(message)
+    if len(body) < BODY_LIMIT:
+        return body
+    return _json({**message, "data": {**facts, "truncated": True}})
+
+
+def signature_headers(
+    body: bytes,
+    *,
+    id: str,  # noqa: A002 - the word of the specification
+    at: datetime,
+    secrets: Sequence[str],
+) -> dict[str, str]:
+    """The headers of Standard Webhooks 1.0.0 for `body`: one signature per secret.
+
+    A receiver accepts the message if it knows any of the secrets. Raises SettingsInvalid.
+    """
+    at = at.astimezone(UTC)
+    text = body.decode()
+    signatures = [Webhook(standard_secret(secret)).sign(id, at, text) for secret in secrets]
+    return {
+        "webhook-id": id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def standard_secret(text: str) -> str:
+    """`text` as Standard Webhooks libraries take it: `whsec_` + base64 of the secret's bytes.
+
+    A text that starts with `whsec_` stays as it is; of any other its UTF-8 bytes are the secret.
+    Raises SettingsInvalid.
+    """
+    if not text or text != text.strip() or not text.isprintable():
+        raise SettingsInvalid(
+            "STILLREEL_WEBHOOK_SECRET: is empty, or has a line break, another control character "
+            "or white space at an end; set it without"
+        )
+    prefix, base = "whsec_", text.removeprefix("whsec_")
+    if base == text:
+        return prefix + base64.b64encode(text.encode()).decode()
+    try:
+        usable = bool(base64.b64decode(base + "=" * (-len(base) % 4), validate=True))
+    except (binascii.Error, ValueError):
+        usable = False
+    if not usable:
+        raise SettingsInvalid(
+            "STILLREEL_WEBHOOK_SECRET: starts with whsec_, but base64 does not follow; "
+            "set whsec_ + base64 of 24 to 64 random bytes"
+        )
+    return text
+
+
+def _secrets(settings: WebhookSettings) -> list[str]:
+    both = (settings.webhook_secret, settings.webhook_secret_previous)
+    secrets = [secret.get_secret_value() for secret in both]
+    if not secrets[0]:
+        raise SettingsInvalid(
+            "STILLREEL_WEBHOOK_SECRET is not set, and notifications are never sent unsigned; "
+            "set it to whsec_ + base64 of 24 to 64 random bytes"
+        )
+    return [secret for secret in secrets if secret]
+
+
+async def _post(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str | bytes],
+    *,
+    allow: Sequence[str],
+    seconds: float,
+) -> None:
+    raw_headers = [(name.encode(), _as_bytes(value)) for name, value in headers.items()]
+    try:
+        async with (
+            asyncio.timeout(seconds),
+            guarded_client(allow) as client,
+            client.stream("POST", url, content=body, headers=raw_headers) as response,
+        ):
+            _expect_taken(response)  # the status says it all; the answer's body is not read
+    except httpx.InvalidURL as exc:
+        raise AddressRefused from exc
+    except TimeoutError as exc:
+        raise DeliveryDeferred(f"The webhook receiver did not answer in {seconds:g} s.") from exc
+    except (httpx.HTTPError, OSError) as exc:
+        raise DeliveryDeferred("The connection to the webhook receiver failed.") from exc
+
+
+def _expect_taken(response: httpx.Response) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    if status in (408, 425, 429) or status >= 500:
+        raise DeliveryDeferred(
+            f"The webhook receiver answers {status}.",
+            retry_after=_seconds_of(response.headers.get("retry-after", "")),
+        )
+    if 300 <= status < 400:
+        raise ReceiverRefused(
+            f"The webhook receiver answers {status}, and redirects are not followed; "
+            "give the final address."
+        )
+    raise ReceiverRefused(
+        f"The webhook receiver answers {status}; have it answer 2xx to what it takes."
+    )
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """Seconds from a Retry-After header, which holds a number or a date (RFC 9110, 10.2.3)."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return min(float(retry_after), RETRY_AFTER_LIMIT)
+    try:
+        at = parsedate_to_datetime(retry_after)
+    except (TypeError, ValueError):
+        return None
+    at = at.replace(tzinfo=at.tzinfo or UTC)
+    return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_LIMIT)
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _json(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()

@@ -1,0 +1,36 @@
+"""Task 3: encode."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from stillreel.job import Clip, JobSpec, Latents, Prepared
+from stillreel.jobs import Execution
+from stillreel.settings import get_settings
+from stillreel.stages import encode as stage
+from stillreel.storage import open_storage
+from tasks.cache_keys import host_step_key
+from tasks.retries import can_pass
+
+
+@task(
+    name="encode",
+    cache_key_fn=host_step_key,
+    persist_result=True,
+    retries=2,
+    retry_delay_seconds=[2, 20],
+    retry_condition_fn=can_pass,
+)
+def encode(execution: Execution, spec: JobSpec, prepared: Prepared, latents: Latents) -> Clip:
+    """Decode the latents and encode video, poster and teaser on this host's disk."""
+    settings = get_settings()
+    return stage.encode(
+        execution.job_id,
+        execution.run_id,
+        execution.number,
+        spec,
+        prepared,
+        latents,
+        storage=open_storage(settings),
+        settings=settings,
+    )

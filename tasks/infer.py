@@ -1,0 +1,35 @@
+"""Task 2: infer."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from stillreel.job import JobSpec, Latents, Prepared
+from stillreel.jobs import Execution
+from stillreel.settings import get_settings
+from stillreel.stages import infer as stage
+from stillreel.storage import open_storage
+from tasks.cache_keys import step_key
+from tasks.retries import can_pass
+
+
+@task(
+    name="infer",
+    cache_key_fn=step_key,
+    persist_result=True,
+    tags=["gpu"],
+    retries=2,
+    retry_delay_seconds=[2, 20],
+    retry_condition_fn=can_pass,
+)
+def infer(execution: Execution, spec: JobSpec, prepared: Prepared) -> Latents:
+    """Generate the latents on this host's GPU and store them."""
+    settings = get_settings()
+    return stage.infer(
+        execution.job_id,
+        execution.run_id,
+        spec,
+        prepared,
+        storage=open_storage(settings),
+        settings=settings,
+    )

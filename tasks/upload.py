@@ -1,0 +1,37 @@
+"""Task 4: upload."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from stillreel.job import Clip, JobSpec, Latents, Prepared, Video
+from stillreel.jobs import Execution, assert_current
+from stillreel.settings import get_settings
+from stillreel.stages import upload as stage
+from stillreel.storage import open_storage
+from tasks.cache_keys import step_key
+from tasks.retries import can_pass
+
+
+@task(
+    name="upload",
+    cache_key_fn=step_key,
+    persist_result=True,
+    retries=4,
+    retry_delay_seconds=[2, 10, 30, 60],
+    retry_condition_fn=can_pass,
+)
+def upload(
+    execution: Execution, spec: JobSpec, prepared: Prepared, latents: Latents, clip: Clip
+) -> Video:
+    """Store the files and last the receipt, unless another execution has taken over."""
+    assert_current(execution)
+    return stage.upload(
+        execution.job_id,
+        execution.number,
+        spec,
+        prepared,
+        latents,
+        clip,
+        storage=open_storage(get_settings()),
+    )
