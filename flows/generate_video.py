@@ -74,7 +74,7 @@ def generate_video(
             prepared,
             latents,
             video,
-            storage=open_storage(settings),
+            storage=open_storage(settings.storage, settings.host.home),
             seconds=settings.storage.download_url_seconds,
         )
         notify(execution, spec, video, return_state=True)

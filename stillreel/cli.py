@@ -64,7 +64,7 @@ def generate(
     ] = None,
     scene: Annotated[bool, typer.Option("--scene", help="Use a scene that we draw.")] = False,
     prompt: Annotated[str, typer.Option(help="What should happen, e.g. 'slow zoom in'.")] = "",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The MP4 to write.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The MP4 to write, or a directory for it.")] = None,
     model: Annotated[str, typer.Option(help="preview, wan-2.2 or ltx-2.")] = "preview",
     duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
     width: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,
@@ -89,7 +89,8 @@ def generate(
         raise RequestRejected("give an IMAGE or --scene, not both")
     settings = get_settings()
     data = draw_image() if scene else read_image(image) if image else None
-    target = output or Path(f"{image.stem if image else 'video'}.mp4")
+    name = f"{image.stem if image else 'scene' if scene else 'video'}.mp4"
+    target = Path(name) if output is None else output / name if output.is_dir() else output
     values = {
         "prompt": prompt,
         "model": model,

@@ -23,6 +23,7 @@ from stillreel.host import inference_argv
 from stillreel.images import encode_png, open_picture
 from stillreel.inference.client import InferenceClient, socket_path
 from stillreel.job import JobSpec, Video, job_id_of, spec_of
+from stillreel.keys import input_key
 from stillreel.models.registry import get_model
 from stillreel.models.shots import check
 from stillreel.process import end_tree
@@ -92,15 +93,17 @@ def generate(
     Everything that can be refused is refused before anything is started.
     """
     spec = spec_of(values)
+    if image is not None:
+        picture = open_picture(image, settings.fetch)
+        extension = _EXTENSIONS.get(picture.format, "img")
+        digest = hashlib.sha256(image).hexdigest()[:32]
+        key = input_key(f"local-{digest}", extension)
+        spec = spec.model_copy(update={"image_key": key})
     check(spec, get_model(spec.model))
     _check_output(output)
     storage = open_storage(settings.storage, settings.host.home)
     if image is not None:
-        picture = open_picture(image, settings.fetch)
-        extension = _EXTENSIONS.get(picture.format, "img")
-        key = f"inputs/local-{hashlib.sha256(image).hexdigest()[:32]}/input.{extension}"
-        storage.put_bytes(key, image, content_type=f"image/{picture.format.lower()}")
-        spec = spec.model_copy(update={"image_key": key})
+        storage.put_bytes(spec.image_key, image, content_type=f"image/{picture.format.lower()}")
     prefect_env.apply(prefect_env.local_run_env(settings))
     with _inference_server(settings), listening(listener):
         run_id, video = _run_flow(spec)

@@ -42,7 +42,7 @@ def _tell(run: FlowRun, status: JobStatus, error: str) -> None:
             spec,
             status,
             error=error,
-            storage=open_storage(settings),
+            storage=open_storage(settings.storage, settings.host.home),
             settings=settings,
         )
     except StillreelError as exc:

@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
-from stillreel.errors import ImageRejected, ImageTooLarge
+from stillreel.errors import ImageError, ImageRejected, ImageTooLarge
 from stillreel.guard import fetch_bytes, wait_for
 from stillreel.settings import FetchSettings
 
@@ -62,8 +62,17 @@ def open_picture(data: bytes, settings: FetchSettings) -> Picture:
     if not data:
         raise ImageRejected("The image has 0 bytes; send the file's content.")
     notes: list[str] = []
-    image, name = _decode(data, settings.image_max_pixels, notes)
-    image = _opaque_srgb(_eight_bit(_upright(image, notes), notes), notes)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow has to say is checked here or by load()
+            image, name = _decode(data, settings.image_max_pixels, notes)
+            image = _opaque_srgb(_eight_bit(_upright(image, notes), notes), notes)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(_too_many_pixels(settings.image_max_pixels)) from exc
+    except Exception as exc:  # a decoder given hostile bytes raises anything
+        raise ImageRejected(_refusal(data, exc)) from exc
     if min(image.size) < TINY_SIDE:
         notes.append(f"The image is tiny ({image.width}x{image.height} pixels).")
     return Picture(image, sha256(data).hexdigest(), tuple(notes), name)
@@ -85,22 +94,13 @@ def encode_png(image: Image.Image) -> bytes:
 
 def _decode(data: bytes, max_pixels: int, notes: list[str]) -> tuple[Image.Image, str]:
     """The first frame, decoded, and the name of its format."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow has to say is checked here or by load()
-            image = Image.open(BytesIO(data), formats=FORMATS)
-            name = "JPEG" if image.format == "MPO" else str(image.format)
-            _check_pixels(image.size, max_pixels)
-            _check_cost(image, data, max_pixels)
-            if name != "JPEG" and getattr(image, "is_animated", False):
-                notes.append("The image has several frames; the first is used.")
-            image.load()
-    except (ImageTooLarge, ImageRejected):
-        raise
-    except Image.DecompressionBombError as exc:
-        raise ImageTooLarge(_too_many_pixels(max_pixels)) from exc
-    except Exception as exc:  # a decoder given hostile bytes raises anything
-        raise ImageRejected(_refusal(data, exc)) from exc
+    image = Image.open(BytesIO(data), formats=FORMATS)
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    _check_pixels(image.size, max_pixels)
+    _check_cost(image, data, max_pixels)
+    if name != "JPEG" and getattr(image, "is_animated", False):
+        notes.append("The image has several frames; the first is used.")
+    image.load()
     return image, name
 
 
@@ -128,7 +128,10 @@ def _refusal(data: bytes, exc: Exception) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         return "HEIC and HEIF images are not read; convert the image to JPEG or PNG."
     if isinstance(exc, Image.UnidentifiedImageError):
-        return "This is not an image we read; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+        return (
+            "This is not an image we read, or it is damaged; "
+            "send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
+        )
     return "The image is damaged or cut off; send the whole file."
 
 
@@ -171,7 +174,7 @@ def _opaque_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 def _by_profile(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
     if not profile:
-        return _as_rgb(image)
+        return image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         mode = _MODE_OF_PROFILE[profile[16:20]]
@@ -182,14 +185,5 @@ def _by_profile(image: Image.Image, profile: bytes | None, notes: list[str]) -> 
         )
     except Exception:  # a damaged profile raises anything, and is no reason to refuse the pixels
         notes.append("The image's colour profile cannot be used; sRGB is assumed.")
-        return _as_rgb(image)
-    return converted if converted is not None else _as_rgb(image)
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    try:
         return image.convert("RGB")
-    except ValueError as exc:
-        raise ImageRejected(
-            f"The image's colour mode {image.mode} is not read; save it as RGB."
-        ) from exc
+    return converted if converted is not None else image.convert("RGB")

@@ -26,17 +26,20 @@ def local_run_env(settings: Settings) -> dict[str, str]:
     return common_env(settings) | {
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_LOGGING_LEVEL": "ERROR",
-        "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the log stays with the run
     }
 
 
 def server_env(settings: Settings) -> dict[str, str]:
     """For the Prefect server of `stillreel up`."""
-    return common_env(settings) | {
+    env = common_env(settings) | {
         "PREFECT_UI_API_URL": api_url(settings),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     }
+    if database := settings.server.database_url.get_secret_value():
+        _, _, address = database.partition("://")
+        env["PREFECT_API_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://{address}"
+    return env
 
 
 def worker_env(settings: Settings) -> dict[str, str]:

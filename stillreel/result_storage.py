@@ -72,4 +72,5 @@ async def _is_saved(block: S3Bucket) -> bool:
         saved = await type(block).aload(RESULT_BLOCK)
     except ValueError:  # there is none
         return False
-    return saved.model_dump() == block.model_dump()
+    fields = set(type(block).model_fields)
+    return saved.model_dump(include=fields) == block.model_dump(include=fields)

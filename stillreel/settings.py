@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,7 @@ class _Concern(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
         env_ignore_empty=True,
+        allow_inf_nan=False,
         populate_by_name=True,
     )
 
@@ -83,7 +85,7 @@ class HostSettings(_Concern):
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return _absolute_path(value)
 
     @property
     def work_dir(self) -> Path:
@@ -152,6 +154,11 @@ class StorageSettings(_Concern):
         86400, ge=60, le=604800, description="How long a signed download URL is valid."
     )
 
+    @field_validator("storage_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and _absolute_path(value)
+
     @property
     def kind(self) -> Literal["local", "s3", "r2"]:
         """Which storage is configured."""
@@ -205,7 +212,10 @@ class FetchSettings(_Concern):
     @field_validator("allow_addresses", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return _comma_separated(value)
+        parts = _comma_separated(value)
+        for part in parts:
+            ip_network(part, strict=False)
+        return parts
 
 
 class InferenceSettings(_Concern):
@@ -254,10 +264,57 @@ class WebhookSettings(_Concern):
         return _comma_separated(value)
 
 
+class ApiSettings(_Concern):
+    """The HTTP API: where it listens, where others find it, and its first key."""
+
+    api_port: int = Field(
+        8000,
+        ge=1,
+        le=65535,
+        validation_alias=_names("API_PORT", "PORT"),
+        description="Port of the HTTP API.",
+    )
+    api_url: str = Field(
+        "",
+        validation_alias=_names("API_URL", "API_URL"),
+        description="Public address of the HTTP API.",
+    )
+    api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("API_KEY", "API_KEY", "API_SECRET_KEY"),
+        description="Key that callers of the HTTP API send.",
+    )
+    api_webhook_url: str = Field(
+        "",
+        validation_alias=_names("API_WEBHOOK_URL", "API_WEBHOOK_URL"),
+        description="Where a host tells the API that a run ended.",
+    )
+
+
+class FleetSettings(_Concern):
+    """Accounts at providers of rented hosts."""
+
+    vast_api_key: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("VAST_API_KEY", "VAST_API_KEY"),
+        description="Key of your Vast.ai account; stays on the control side.",
+    )
+
+
 class ServerSettings(_Concern):
     """Where the processes of this installation listen."""
 
     prefect_host: str = Field("127.0.0.1", description="Address of the Prefect server of `up`.")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("DATABASE_URL", "DATABASE_URL"),
+        description="Postgres of the Prefect server of `up`; empty uses SQLite.",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("REDIS_URL", "REDIS_URL"),
+        description="Redis for the messages of several Prefect servers; one server needs none.",
+    )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of that Prefect server.")
 
 
@@ -271,6 +328,8 @@ class Settings(BaseModel):
     fetch: FetchSettings
     inference: InferenceSettings
     webhook: WebhookSettings
+    api: ApiSettings
+    fleet: FleetSettings
     server: ServerSettings
 
 
@@ -280,6 +339,8 @@ CONCERNS: dict[str, type[_Concern]] = {
     "fetch": FetchSettings,
     "inference": InferenceSettings,
     "webhook": WebhookSettings,
+    "api": ApiSettings,
+    "fleet": FleetSettings,
     "server": ServerSettings,
 }
 
@@ -309,6 +370,13 @@ def _mistake(loc: tuple[int | str, ...], message: str) -> str:
         return message
     name = str(loc[0])
     return f"{name if name.isupper() else PREFIX + name.upper()}: {message}"
+
+
+def _absolute_path(value: Path) -> Path:
+    try:
+        return value.expanduser().absolute()
+    except RuntimeError as exc:
+        raise ValueError("begins with a ~ that names no user here; give an absolute path") from exc
 
 
 def _comma_separated(value: Any) -> Any:

@@ -31,6 +31,6 @@ def encode(execution: Execution, spec: JobSpec, prepared: Prepared, latents: Lat
         spec,
         prepared,
         latents,
-        storage=open_storage(settings),
+        storage=open_storage(settings.storage, settings.host.home),
         settings=settings,
     )

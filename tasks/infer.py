@@ -30,6 +30,6 @@ def infer(execution: Execution, spec: JobSpec, prepared: Prepared) -> Latents:
         execution.run_id,
         spec,
         prepared,
-        storage=open_storage(settings),
+        storage=open_storage(settings.storage, settings.host.home),
         settings=settings,
     )

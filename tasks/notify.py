@@ -30,6 +30,6 @@ def notify(execution: Execution, spec: JobSpec, video: Video) -> str:
         spec,
         JobStatus.COMPLETED,
         video=video,
-        storage=open_storage(settings),
+        storage=open_storage(settings.storage, settings.host.home),
         settings=settings,
     )

@@ -26,6 +26,7 @@ def upload(
 ) -> Video:
     """Store the files and last the receipt, unless another execution has taken over."""
     assert_current(execution)
+    settings = get_settings()
     return stage.upload(
         execution.job_id,
         execution.number,
@@ -33,5 +34,5 @@ def upload(
         prepared,
         latents,
         clip,
-        storage=open_storage(get_settings()),
+        storage=open_storage(settings.storage, settings.host.home),
     )

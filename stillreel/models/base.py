@@ -53,6 +53,8 @@ class ModelSpec:
     sizes: tuple[tuple[int, int], ...] = ()
     """The only sizes that work; empty allows every size on the grid."""
     min_side: int = 64
+    oversample: float = 1.0
+    """How many times larger than the video an image may be given, e.g. to zoom into it."""
     max_pixels: int = 4096 * 2304
 
 
@@ -84,7 +86,7 @@ class Generated:
 class Backend(Protocol):
     """Turns one image and a prompt into latents, and latents into frames.
 
-    Made by `Backend(spec)` and loaded once per process, then used by one caller at a time.
+    Made by `Backend(spec, settings)` and loaded once per process, then used by one caller at a time.
     """
 
     spec: ModelSpec
@@ -94,7 +96,7 @@ class Backend(Protocol):
         ...
 
     def generate(self, shot: Shot, image: Image.Image | None, on_step: OnStep) -> Generated:
-        """The latents of `shot`; `image` has the shot's size, None is text-to-video."""
+        """The latents of `shot`; `image` has the shot's shape, None is text-to-video."""
         ...
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:

@@ -28,6 +28,7 @@ MODELS: dict[ModelName, ModelSpec] = {
         stall_seconds=120.0,
         backend="stillreel.models.preview:PreviewBackend",
         min_side=16,
+        oversample=1.5,
     ),
     "wan-2.2": ModelSpec(
         name="wan-2.2",

@@ -8,7 +8,7 @@ import time
 from stillreel import keys
 from stillreel.errors import ImageUnavailable, ObjectMissing, RequestRejected
 from stillreel.images import encode_png, fetch_image, fit_picture, open_picture
-from stillreel.job import JobSpec, Prepared, SourceImage, Stage
+from stillreel.job import JobSpec, Prepared, Shot, SourceImage, Stage
 from stillreel.models.registry import get_model
 from stillreel.models.shots import check, resolve
 from stillreel.progress import report
@@ -40,18 +40,25 @@ def prepare(job_id: str, spec: JobSpec, *, storage: Storage, settings: Settings)
         original_sha256=picture.original_sha256,
     )
     shot = shot.model_copy(update={"warnings": (*picture.warnings, *shot.warnings)})
-    png = encode_png(fit_picture(picture.image, shot.width, shot.height))
+    width, height = _source_size(shot, picture.image.size, model.oversample)
+    png = encode_png(fit_picture(picture.image, width, height))
     key = keys.source_key(job_id)
     storage.put_bytes(key, png, content_type="image/png")
     report(Stage.FETCH, step=2, steps=2)
     source = SourceImage(
         key=key,
-        width=shot.width,
-        height=shot.height,
+        width=width,
+        height=height,
         sha256=hashlib.sha256(png).hexdigest(),
         original_sha256=picture.original_sha256,
     )
     return Prepared(shot=shot, source=source, seconds=time.monotonic() - started)
+
+
+def _source_size(shot: Shot, size: tuple[int, int], oversample: float) -> tuple[int, int]:
+    """The shot's size, or up to `oversample` times that where the image has the pixels for it."""
+    factor = min(oversample, max(1.0, min(size[0] / shot.width, size[1] / shot.height)))
+    return round(shot.width * factor), round(shot.height * factor)
 
 
 def _read(spec: JobSpec, storage: Storage, settings: Settings) -> bytes | None:

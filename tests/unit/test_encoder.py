@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stillreel.encoder import Encoded, encode_video
+from stillreel.encoder import Encoded, convert, encode_video
 from stillreel.errors import DiskFull, EncodeFailed, InferenceCancelled
 from stillreel.models.base import Decoded
 
@@ -122,10 +122,12 @@ def test_has_even_sides(
 
 
 @pytest.mark.parametrize("quality", ["standard", "high"])
-def test_colour_bars_come_back_within_two(tmp_path: Path, quality: Any) -> None:
+@pytest.mark.parametrize("pixel_format", ["rgb24", "yuv420p"])
+def test_colour_bars_come_back_within_two(tmp_path: Path, pixel_format: str, quality: Any) -> None:
     bars = np.repeat(np.array(BARS, np.uint8), 32, axis=0)
     pictures = np.broadcast_to(bars, (4, 64, *bars.shape))
-    made = encode(film(pictures), tmp_path, crop=(384, 64), quality=quality)
+    decoded = film(pictures) if pixel_format == "rgb24" else yuv_film(pictures)
+    made = encode(decoded, tmp_path, crop=(384, 64), quality=quality)
     seen = pictures_of(made.video)[:, 16:48, 16::32]
     assert np.abs(seen - np.array(BARS, float)).max() <= 2
 
@@ -224,19 +226,21 @@ def test_high_quality_is_closer_to_the_frames(tmp_path: Path) -> None:
 
 
 def test_ready_yuv_gives_the_same_film_as_rgb(tmp_path: Path) -> None:
-    size = (96, 86)
-    rgb = encode(film(moving()), tmp_path, stem="rgb", crop=size)
-    yuv = encode(yuv_film(moving()), tmp_path, stem="yuv", crop=size)
-    difference = np.abs(pictures_of(rgb.video) - pictures_of(yuv.video))
-    assert difference.mean() < 1.5
+    pictures = moving(256, 136)
+    converted = [packed(f) for f in convert(film(pictures), (256, 136), fps=FPS)]
+    ready = Decoded(256, 136, FRAMES, iter([np.array(converted)]), pixel_format="yuv420p")
+    rgb = encode(film(pictures), tmp_path, stem="rgb", crop=(256, 128))
+    yuv = encode(ready, tmp_path, stem="yuv", crop=(256, 128))
+    assert np.abs(pictures_of(rgb.video) - pictures_of(yuv.video)).mean() < 0.5
     with Image.open(rgb.poster) as one, Image.open(yuv.poster) as other:
-        assert np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 2
+        assert np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 0.5
 
 
-@pytest.mark.parametrize("make", ["rgb", "yuv"])
-def test_chunks_may_be_of_any_kind(tmp_path: Path, make: str) -> None:
-    whole = film(moving()) if make == "rgb" else yuv_film(moving())
-    pictures = np.concatenate(list(whole.chunks))
+@pytest.mark.parametrize("make", [lambda: film(moving()), lambda: yuv_film(moving())],
+                         ids=["rgb24", "yuv420p"])  # fmt: skip
+def test_chunks_may_be_of_any_kind(make: Callable[[], Decoded]) -> None:
+    """Compared before x264, whose last bits are not the same each time at this tiny size."""
+    pictures = np.concatenate(list(make().chunks))
     reused = np.empty((7, *pictures.shape[1:]), np.uint8)
 
     def one_buffer() -> Iterator[np.ndarray]:
@@ -249,15 +253,17 @@ def test_chunks_may_be_of_any_kind(tmp_path: Path, make: str) -> None:
         "whole": iter([pictures]),
         "single": (picture[None] for picture in pictures),
         "reused": one_buffer(),
-        "strided": (np.repeat(pictures, 2, axis=2)[:, :, ::2] for _ in range(1)),
+        "strided": iter([np.repeat(pictures, 2, axis=2)[:, :, ::2]]),
         "read-only": iter([np.frombuffer(pictures.tobytes(), np.uint8).reshape(pictures.shape)]),
         "with empty": iter([pictures[:0], pictures]),
     }
-    digests = set[str]()
+    films = dict[str, list[bytes]]()
     for kind, chunks in kinds.items():
-        whole.chunks = chunks
-        digests.add(encode(whole, tmp_path, stem=kind, crop=(90, 80)).sha256)
-    assert len(digests) == 1
+        decoded = make()
+        decoded.chunks = chunks
+        frames = list(convert(decoded, (90, 80), fps=FPS))
+        films[kind] = [packed(frame).tobytes() for frame in frames]
+    assert [kind for kind, frames in films.items() if frames != films["whole"]] == []
 
 
 def test_progress_counts_each_frame_once(tmp_path: Path) -> None:
@@ -378,10 +384,6 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, size: str) 
     assert "errno 28" in done.stderr
 
 
-def test_disk_full_can_be_tried_again() -> None:
-    assert DiskFull.retryable
-
-
 @given(
     frames=st.integers(1, 5), width=st.integers(16, 40), height=st.integers(16, 40),
     fps=st.integers(1, 60), sound=st.one_of(st.none(), st.integers(0, 60000)),
@@ -451,6 +453,16 @@ def pictures_of(path: Path) -> np.ndarray:
             g = (y - 0.2126 * r - 0.0722 * b) / 0.7152
             pictures.append(np.stack([r, g, b], axis=-1).clip(0, 1) * 255)
     return np.array(pictures)
+
+
+def packed(frame: av.VideoFrame) -> np.ndarray:
+    """The planes of a frame, as a chunk has them."""
+    planes = [
+        np.frombuffer(memoryview(plane), np.uint8)
+        .reshape(-1, plane.line_size)[: plane.height, : plane.width].reshape(-1)
+        for plane in frame.planes
+    ]  # fmt: skip
+    return np.concatenate(planes).reshape(frame.height * 3 // 2, frame.width)
 
 
 def sound_of(container: av.container.InputContainer) -> tuple[float, np.ndarray]:

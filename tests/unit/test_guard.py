@@ -7,7 +7,7 @@ import datetime
 import gzip
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
@@ -17,6 +17,17 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from stillreel.errors import (
+    AddressRefused,
+    ImageFetchFailed,
+    ImageRejected,
+    ImageTooLarge,
+    ImageUnavailable,
+    SettingsInvalid,
+    StillreelError,
+)
+from stillreel.guard import GuardedTransport, fetch_bytes, wait_for
 from tests.receiver import (
     Answer,
     answer,
@@ -29,17 +40,6 @@ from tests.receiver import (
     reset,
 )
 
-from stillreel.errors import (
-    AddressRefused,
-    ImageFetchFailed,
-    ImageRejected,
-    ImageTooLarge,
-    ImageUnavailable,
-    SettingsInvalid,
-    StillreelError,
-)
-from stillreel.guard import GuardedTransport, fetch_bytes, wait_for
-
 LOOPBACK = ("127.0.0.1",)
 Resolve = Callable[..., None]
 
@@ -50,7 +50,7 @@ def fetch(url: str, *, allow: tuple[str, ...] = LOOPBACK, seconds: float = 10) -
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
-    """`resolve("10.0.0.1", ["1.1.1.1", "::1"])`: what the next lookups answer, the last for ever."""
+    """`resolve("10.0.0.1", ["1.1.1.1", "::1"])`: what the next lookups answer, the last on."""
 
     def plan(*answers: str | list[str] | OSError) -> None:
         queue = list(answers)
@@ -288,7 +288,12 @@ def test_the_deadline_holds_against_slow_servers(misbehave: Answer) -> None:
 
 def test_the_deadline_covers_a_name_resolution_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     released = Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [] if released.wait(60) else [])
+
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        released.wait(60)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     try:
         with pytest.raises(ImageFetchFailed, match=r"0\.2 s"):
             fetch("http://slow.example/", seconds=0.2)
@@ -347,9 +352,9 @@ def test_a_server_that_compresses_unasked_is_understood() -> None:
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "gzip"])
 def test_other_or_damaged_compression_is_refused(encoding: str) -> None:
-    with receiver(answer(200, b"??", Content_Encoding=encoding)) as server:
-        with pytest.raises(ImageRejected, match="compressed"):
-            fetch(server.url)
+    damaged = answer(200, b"??", Content_Encoding=encoding)
+    with receiver(damaged) as server, pytest.raises(ImageRejected, match="compressed"):
+        fetch(server.url)
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,12 +366,12 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_allow_that_is_no_network_names_its_variable() -> None:
-    with pytest.raises(SettingsInvalid, match="STILLREEL_ALLOW_ADDRESSES.*localhost"):
+    with pytest.raises(SettingsInvalid, match=r"STILLREEL_ALLOW_ADDRESSES.*localhost"):
         fetch("http://127.0.0.1/", allow=("localhost",))
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for media.example, with its key, in one file."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -396,7 +401,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         + made.public_bytes(serialization.Encoding.PEM)
     )
-    yield path
+    return path
 
 
 def test_a_pinned_address_still_has_to_prove_its_name(certificate: Path, resolve: Resolve) -> None:

@@ -170,9 +170,10 @@ def test_one_large_side_is_judged_with_the_other_that_the_image_gives(side: str)
         shots.resolve(spec, LTX, job_id="job_12345678", image_size=SQUARE)
 
 
-def test_an_extreme_image_does_not_derive_an_impossible_side() -> None:
+@pytest.mark.parametrize("image", [(10_000, 10), (10, 1000)], ids=["too low", "too high"])
+def test_an_extreme_image_does_not_derive_an_impossible_side(image: tuple[int, int]) -> None:
     with pytest.raises(RequestRejected, match="leave both out"):
-        _resolve(image_size=(10_000, 10), width=1000)
+        _resolve(image_size=image, width=100)
 
 
 def test_a_prompt_alone_needs_a_model_that_can_and_those_are_named() -> None:

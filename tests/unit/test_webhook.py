@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from base64 import b64encode
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
@@ -13,6 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
+
+from stillreel.errors import (
+    AddressRefused,
+    ReceiverRefused,
+    ReceiverUnavailable,
+    SettingsInvalid,
+    StillreelError,
+)
+from stillreel.job import JobStatus, Notification
+from stillreel.settings import FetchSettings, WebhookSettings
+from stillreel.webhook import DeliveryDeferred, body_of, deliver, signature_headers, standard_secret
 from tests.receiver import (
     Answer,
     Receiver,
@@ -25,17 +36,6 @@ from tests.receiver import (
     redirect,
     reset,
 )
-
-from stillreel.errors import (
-    AddressRefused,
-    ReceiverRefused,
-    ReceiverUnavailable,
-    SettingsInvalid,
-    StillreelError,
-)
-from stillreel.job import JobStatus, Notification
-from stillreel.settings import FetchSettings, WebhookSettings
-from stillreel.webhook import DeliveryDeferred, body_of, deliver, signature_headers, standard_secret
 
 NEW = "whsec_" + b64encode(b"n" * 32).decode()
 OLD = "whsec_" + b64encode(b"o" * 32).decode()
@@ -126,8 +126,6 @@ def test_nothing_is_sent_unsigned(previous: str) -> None:
 
 
 def test_the_timestamp_is_that_of_the_attempt_in_any_zone() -> None:
-    from datetime import timezone
-
     elsewhere = AT.astimezone(timezone(timedelta(hours=9)))
     here = signature_headers(b"{}", id="a", at=AT, secrets=[NEW, OLD])
     assert here == signature_headers(b"{}", id="a", at=elsewhere, secrets=[NEW, OLD])
@@ -288,18 +286,18 @@ def in_seconds(seconds: int) -> str:
     ],
 )
 def test_retry_after_is_told_within_an_hour(value: str, low: float, high: float) -> None:
-    with receiver(answer(429, Retry_After=value)) as server:
-        with pytest.raises(DeliveryDeferred) as caught:
-            send(server)
+    busy = answer(429, Retry_After=value)
+    with receiver(busy) as server, pytest.raises(DeliveryDeferred) as caught:
+        send(server)
     assert caught.value.retry_after is not None
     assert low <= caught.value.retry_after <= high
 
 
 @pytest.mark.parametrize("value", ["", "soon", "-5", "1.5", "nan", "\u00b2"])
 def test_an_unreadable_retry_after_is_none(value: str) -> None:
-    with receiver(answer(503, Retry_After=value)) as server:
-        with pytest.raises(DeliveryDeferred) as caught:
-            send(server)
+    busy = answer(503, Retry_After=value)
+    with receiver(busy) as server, pytest.raises(DeliveryDeferred) as caught:
+        send(server)
     assert caught.value.retry_after is None
 
 

@@ -18,29 +18,15 @@ from pydantic import SecretStr
 
 from stillreel.errors import StorageUnavailable
 from stillreel.result_storage import RESULT_BLOCK, result_storage, save_result_block
-from stillreel.settings import (
-    FetchSettings,
-    HostSettings,
-    InferenceSettings,
-    ServerSettings,
-    Settings,
-    StorageSettings,
-    WebhookSettings,
-)
+from stillreel.settings import CONCERNS, Settings, StorageSettings
 
 SECRET_KEY = "very-secret-value-0123456789"
 SLUG = f"s3-bucket/{RESULT_BLOCK}"
 
 
 def settings_with(storage: StorageSettings) -> Settings:
-    return Settings(
-        host=HostSettings(),
-        storage=storage,
-        fetch=FetchSettings(),
-        inference=InferenceSettings(),
-        webhook=WebhookSettings(),
-        server=ServerSettings(),
-    )
+    others = {name: concern() for name, concern in CONCERNS.items() if name != "storage"}
+    return Settings.model_validate({**others, "storage": storage})
 
 
 def r2_settings(endpoint: str, *, secret_key: str = SECRET_KEY) -> Settings:
