@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import stamina
+import stamina.instrumentation
 import typer
 from rich.console import Console
 
@@ -38,6 +40,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 
 def main() -> None:
     """Run the command line; no traceback reaches a user for anything that we know."""
+    stamina.instrumentation.set_on_retry_hooks(())
     try:
         app()
     except StillreelError as exc:
@@ -64,7 +67,9 @@ def generate(
     ] = None,
     scene: Annotated[bool, typer.Option("--scene", help="Use a scene that we draw.")] = False,
     prompt: Annotated[str, typer.Option(help="What should happen, e.g. 'slow zoom in'.")] = "",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The MP4 to write, or a directory for it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The MP4 to write, or its directory.")
+    ] = None,
     model: Annotated[str, typer.Option(help="preview, wan-2.2 or ltx-2.")] = "preview",
     duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
     width: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,

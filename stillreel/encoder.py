@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -142,22 +143,27 @@ def convert(decoded: Decoded, size: tuple[int, int], *, fps: int) -> Iterator[Vi
     left, top = (width - size[0]) // 4 * 2, (height - size[1]) // 4 * 2
     box = slice(top, top + size[1]), slice(left, left + size[0])
     scaler = VideoReformatter()
-    count = 0
-    for chunk in decoded.chunks:
+
+    def checked(chunk: np.ndarray) -> np.ndarray:
         if chunk.dtype != np.uint8 or chunk.shape[1:] != expected:
             found = f"{chunk.dtype} {chunk.shape[1:]}"
             raise EncodeFailed(f"The model gave frames of {found}; they must be uint8 {expected}.")
-        for picture in np.ascontiguousarray(chunk):
-            if count == total:
-                raise EncodeFailed(f"The model gave more than {total} frames; start it again.")
-            if rgb:
-                view = VideoFrame.from_numpy_buffer(picture[box], "rgb24")
-                frame = _redraw(scaler, view, "yuv420p", size)
-            else:
-                frame = _cut(picture, (width, height), (left, top), size)
-            frame.pts, frame.time_base = count, Fraction(1, fps)
-            yield frame
-            count += 1
+        return np.ascontiguousarray(chunk)
+
+    def drawn(picture: np.ndarray) -> VideoFrame:
+        if not rgb:
+            return _cut(picture, (width, height), (left, top), size)
+        view = VideoFrame.from_numpy_buffer(picture[box], "rgb24")
+        return _redraw(scaler, view, "yuv420p", size)
+
+    count = 0
+    # No loop variable here holds a chunk, so that only one is in memory while the next is made.
+    pictures = chain.from_iterable(map(checked, decoded.chunks))
+    for count, frame in enumerate(map(drawn, pictures), 1):
+        if count > total:
+            raise EncodeFailed(f"The model gave more than {total} frames; start it again.")
+        frame.pts, frame.time_base = count - 1, Fraction(1, fps)
+        yield frame
     if count < total:
         raise EncodeFailed(f"The model gave {count} frames instead of {total}; start it again.")
 

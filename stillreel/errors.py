@@ -1,4 +1,4 @@
-"""The one tree of errors: each has a code for callers, says if a retry can help, and its HTTP status.
+"""The one tree of errors; each has a code for callers, a retry verdict and an HTTP status.
 
 A class docstring is the default message. Give a message that says what was wrong, what is allowed
 and what to do; it reaches the caller, so it holds no secret, no path of a host, no inner address.
@@ -187,6 +187,8 @@ class ReceiverUnavailable(ReceiverError):
     """The webhook receiver does not answer now; a later try may succeed."""
 
     code, retryable = "receiver_unavailable", True
+    retry_after: float | None = None
+    """Seconds that the receiver asked for."""
 
 
 class ReceiverRefused(ReceiverError):

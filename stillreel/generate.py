@@ -93,17 +93,14 @@ def generate(
     Everything that can be refused is refused before anything is started.
     """
     spec = spec_of(values)
+    content_type = ""
     if image is not None:
-        picture = open_picture(image, settings.fetch)
-        extension = _EXTENSIONS.get(picture.format, "img")
-        digest = hashlib.sha256(image).hexdigest()[:32]
-        key = input_key(f"local-{digest}", extension)
-        spec = spec.model_copy(update={"image_key": key})
+        spec, content_type = _with_image(spec, image, settings)
     check(spec, get_model(spec.model))
     _check_output(output)
     storage = open_storage(settings.storage, settings.host.home)
     if image is not None:
-        storage.put_bytes(spec.image_key, image, content_type=f"image/{picture.format.lower()}")
+        storage.put_bytes(spec.image_key, image, content_type=content_type)
     prefect_env.apply(prefect_env.local_run_env(settings))
     with _inference_server(settings), listening(listener):
         run_id, video = _run_flow(spec)
@@ -119,6 +116,13 @@ def generate(
         size=video.size,
         warnings=video.warnings,
     )
+
+
+def _with_image(spec: JobSpec, image: bytes, settings: Settings) -> tuple[JobSpec, str]:
+    picture = open_picture(image, settings.fetch)
+    digest = hashlib.sha256(image).hexdigest()[:32]
+    key = input_key(f"local-{digest}", _EXTENSIONS.get(picture.format, "img"))
+    return spec.model_copy(update={"image_key": key}), f"image/{picture.format.lower()}"
 
 
 def _check_output(output: Path) -> None:

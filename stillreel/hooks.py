@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from prefect import Flow, State
@@ -18,22 +19,23 @@ from stillreel.storage import open_storage
 log = get_logger("stillreel.hooks")
 
 
-def tell_failed(_flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Notify the receiver that the job failed, and why."""
     error = state.result(raise_on_failure=False)
     known = isinstance(error, StillreelError)
-    _tell(run, JobStatus.FAILED, error.message if known else "an internal error; see the run's log")
+    reason = error.message if known else "an internal error; see the run's log"
+    _tell(flow_run, JobStatus.FAILED, reason, at=state.timestamp)
 
 
-def cancel_work(_flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Stop the run's GPU work and notify the receiver."""
     try:
-        cancel(str(run.id), settings=get_settings())
+        cancel(str(flow_run.id), settings=get_settings())
     finally:
-        _tell(run, JobStatus.CANCELLED, state.message or "cancelled")
+        _tell(flow_run, JobStatus.CANCELLED, state.message or "cancelled", at=state.timestamp)
 
 
-def _tell(run: FlowRun, status: JobStatus, error: str) -> None:
+def _tell(run: FlowRun, status: JobStatus, error: str, *, at: datetime) -> None:
     settings = get_settings()
     try:
         spec = spec_of(run.parameters)
@@ -41,6 +43,7 @@ def _tell(run: FlowRun, status: JobStatus, error: str) -> None:
             job_id_of(run.id, run.idempotency_key),
             spec,
             status,
+            at=at,
             error=error,
             storage=open_storage(settings.storage, settings.host.home),
             settings=settings,

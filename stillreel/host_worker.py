@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import warnings
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 log = logging.getLogger("stillreel.host_worker")
+
+# It takes the place of the standard worker in this process, which is what Prefect warns about.
+warnings.filterwarnings("ignore", message="Type 'HostWorker'", category=UserWarning)
 
 HAND_OVER_SECONDS = 20.0
 _RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"

@@ -8,7 +8,7 @@ from hashlib import sha256
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
+from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
 
 from stillreel.errors import ImageError, ImageRejected, ImageTooLarge
 from stillreel.guard import fetch_bytes, wait_for
@@ -66,7 +66,8 @@ def open_picture(data: bytes, settings: FetchSettings) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow has to say is checked here or by load()
             image, name = _decode(data, settings.image_max_pixels, notes)
-            image = _opaque_srgb(_eight_bit(_upright(image, notes), notes), notes)
+            _turn_upright(image, notes)
+            image = _opaque_srgb(_eight_bit(image, notes), notes)
     except ImageError:
         raise
     except Image.DecompressionBombError as exc:
@@ -114,7 +115,9 @@ def _check_cost(image: Image.Image, data: bytes, max_pixels: int) -> None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tile = (image.tag_v2.get(322, 0), image.tag_v2.get(323, 0))
         _check_pixels((int(tile[0]), int(tile[1])), max_pixels)
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > JPEG_SCANS:
+    # A motion photo has a film behind the JPEG, where the marker stands by chance each 64 KiB.
+    most = JPEG_SCANS + len(data) // 32768
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > most:
         raise ImageRejected("The JPEG has far too many scans; save it again and send that.")
 
 
@@ -135,13 +138,12 @@ def _refusal(data: bytes, exc: Exception) -> str:
     return "The image is damaged or cut off; send the whole file."
 
 
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    """`image` turned as its EXIF orientation says."""
+def _turn_upright(image: Image.Image, notes: list[str]) -> None:
+    """Turns `image` in place, as its EXIF orientation says."""
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # damaged metadata raises anything, and is no reason to refuse the pixels
-        notes.append("The image's EXIF data is damaged; its orientation is not known.")
-        return image
+        notes.append("The image's EXIF data is damaged; its orientation may be wrong.")
 
 
 def _eight_bit(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -157,17 +159,20 @@ def _eight_bit(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _opaque_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
-    """`image` as RGB on white, its colours converted by its profile."""
+    """`image` as a new RGB image on white, its colours converted by its profile.
+
+    Copies are few on purpose: each is 4 bytes per pixel, and 64 million pixels are allowed.
+    """
     profile = image.info.get("icc_profile")
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _in_mode(image, "RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
     image = _by_profile(image, profile, notes)
     if alpha is not None and alpha.getextrema() != (255, 255):
         notes.append("The image's transparent parts were put on white.")
-        image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+        image.paste("white", mask=ImageChops.invert(alpha))
     image.info = {}
     return image
 
@@ -180,10 +185,12 @@ def _by_profile(image: Image.Image, profile: bytes | None, notes: list[str]) -> 
         mode = _MODE_OF_PROFILE[profile[16:20]]
         if (mode == "CMYK") != (image.mode == "CMYK"):
             raise ValueError("the profile is of another kind than the image")
-        converted = ImageCms.profileToProfile(
-            image.convert(mode), source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        return transform.apply(_in_mode(image, mode))
     except Exception:  # a damaged profile raises anything, and is no reason to refuse the pixels
         notes.append("The image's colour profile cannot be used; sRGB is assumed.")
         return image.convert("RGB")
-    return converted if converted is not None else image.convert("RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -92,7 +93,12 @@ WebhookUrl = Annotated[
     str, Field(max_length=2048, description="Public address that is told about the end")
 ]
 OwnerName = Annotated[
-    str, Field(max_length=100, pattern=r"^[A-Za-z0-9_.-]*$", description="Who the video is for")
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*)?$",
+        description="Who the video is for",
+    ),
 ]
 
 
@@ -242,6 +248,7 @@ class Video(_Value):
     height: int
     seconds: float
     cost_usd: float
+    completed_at: datetime
     warnings: tuple[str, ...] = ()
 
 
@@ -250,6 +257,8 @@ class Notification(_Value):
 
     id: str
     job_id: str
+    at: datetime
+    """When the round ended; the same at each delivery."""
     status: JobStatus
     video_url: str = ""
     error: str = ""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from stillreel.settings import Settings
 
+RESULT_BLOCK_SLUG = "s3-bucket/stillreel-results"
+
 
 def common_env(settings: Settings) -> dict[str, str]:
     """What every process of ours gives Prefect: its own home, no calls to outside."""
@@ -44,12 +46,15 @@ def server_env(settings: Settings) -> dict[str, str]:
 
 def worker_env(settings: Settings) -> dict[str, str]:
     """For the worker of a host and the flow processes that it starts."""
-    return common_env(settings) | {
+    env = common_env(settings) | {
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
     }
+    if settings.storage.kind != "local":  # so that another host finds what is finished
+        env["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = RESULT_BLOCK_SLUG
+    return env
 
 
 def api_url(settings: Settings) -> str:

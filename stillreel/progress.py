@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
 
 import httpx
 
@@ -98,7 +100,7 @@ class ProgressArtifact:
     def __init__(self, key: str, *, seconds: float = 1.0) -> None:
         self._key = key
         self._seconds = seconds
-        self._id = None
+        self._id: UUID | None = None
         self._stage: Stage | None = None
         self._sent_at = 0.0
 
@@ -113,8 +115,9 @@ class ProgressArtifact:
         percent = round(progress.percent, 1)
         try:
             if self._id is None:
-                self._id = create_progress_artifact(
-                    percent, key=self._key, description=progress.text
+                self._id = cast(
+                    UUID,
+                    create_progress_artifact(percent, key=self._key, description=progress.text),
                 )
             else:
                 update_progress_artifact(self._id, percent, description=progress.text)

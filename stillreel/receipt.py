@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from stillreel import __version__
@@ -28,6 +28,7 @@ def write_receipt(
     *,
     upload_seconds: float,
     execution: int,
+    completed_at: datetime,
     objects: dict[str, str],
 ) -> dict[str, Any]:
     """The receipt of a finished job as JSON data."""
@@ -35,7 +36,7 @@ def write_receipt(
     gpu = gpu_seconds(latents, clip)
     return {
         "job_id": job_id,
-        "completed_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "completed_at": completed_at.isoformat(timespec="milliseconds"),
         "stillreel": __version__,
         "model": {
             "name": shot.model,

@@ -124,6 +124,11 @@ class StorageSettings(_Concern):
         ),
         description="S3 secret key.",
     )
+    s3_session_token: SecretStr = Field(
+        SecretStr(""),
+        validation_alias=_names("S3_SESSION_TOKEN", "AWS_SESSION_TOKEN"),
+        description="S3 session token, where the keys are temporary ones.",
+    )
     r2_bucket: str = Field(
         "", validation_alias=_names("R2_BUCKET", "R2_BUCKET"), description="Name of the R2 bucket."
     )

@@ -155,7 +155,8 @@ def replacing(
     """
     part = (parts or path.parent) / f".{uuid4().hex}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (path.parent, part.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("xb") as file:
                 yield file

@@ -60,6 +60,7 @@ class Bucket:
     region: str
     access_key: SecretStr
     secret_key: SecretStr
+    session_token: SecretStr | None = None
     public_url: str = ""
     hint: str = "S3_BUCKET, S3_REGION, S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     """The variables to look at when the bucket refuses."""
@@ -82,6 +83,9 @@ class Bucket:
         return {
             "aws_access_key_id": self.access_key.get_secret_value() or None,
             "aws_secret_access_key": self.secret_key.get_secret_value() or None,
+            "aws_session_token": self.session_token.get_secret_value() or None
+            if self.session_token
+            else None,
             "region_name": self.region or ("us-east-1" if self.endpoint else None),
         }
 
@@ -95,6 +99,7 @@ def bucket_of(settings: StorageSettings) -> Bucket:
             region=settings.s3_region,
             access_key=settings.s3_access_key_id,
             secret_key=settings.s3_secret_access_key,
+            session_token=settings.s3_session_token,
         )
     return Bucket(
         name=settings.r2_bucket,
@@ -158,7 +163,8 @@ class S3Storage:
                 found = self._client.head_object(Bucket=self.bucket.name, Key=key)
         except ObjectMissing:
             return None
-        return _info(key, found, size=found["ContentLength"], content_type=found["ContentType"])
+        content_type = found.get("ContentType") or guess_type(key)
+        return _info(key, found, size=found["ContentLength"], content_type=content_type)
 
     def delete(self, key: str) -> None:
         checked_key(key)

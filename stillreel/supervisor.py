@@ -102,6 +102,10 @@ class Supervisor:
         """The process id of each service that was started."""
         return {name: running.process.pid for name, running in self._running.items()}
 
+    def is_running(self, name: str) -> bool:
+        """Whether the process of this service lives."""
+        return name in self._running and self._running[name].process.poll() is None
+
     def _restart(self, name: str) -> None:
         dead = self._running.get(name)
         if dead is None:

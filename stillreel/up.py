@@ -26,12 +26,13 @@ def run_up(settings: Settings, *, pool: str, model: str) -> None:
     """
     _check_port(settings)
     url = prefect_env.api_url(settings)
+    (settings.host.home / "prefect").mkdir(parents=True, exist_ok=True)
     prefect_env.apply(prefect_env.common_env(settings) | {"PREFECT_API_URL": url})
     supervisor = Supervisor(Console(stderr=True))
     try:
         supervisor.start(_server(settings))
         supervisor.say("waiting for the Prefect server (the first start takes longest)")
-        _wait_until_ready(url)
+        _wait_until_ready(url, supervisor)
         supervisor.say("making work pools, queues and deployments")
         for name in _deploy(settings):
             supervisor.say(f"deployed {name}")
@@ -84,11 +85,13 @@ def _check_port(settings: Settings) -> None:
             ) from exc
 
 
-def _wait_until_ready(url: str) -> None:
+def _wait_until_ready(url: str, supervisor: Supervisor) -> None:
     try:
         for attempt in stamina.retry_context(
             on=httpx.HTTPError, attempts=None, timeout=START_SECONDS, wait_initial=0.3, wait_max=1.0
         ):
+            if not supervisor.is_running("server"):
+                raise StillreelError("the Prefect server ended at its start; see its log above")
             with attempt:
                 httpx.get(f"{url}/health", timeout=5, trust_env=False).raise_for_status()
     except httpx.HTTPError as exc:

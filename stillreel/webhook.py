@@ -32,15 +32,6 @@ RETRY_AFTER_LIMIT = 3600.0
 """Seconds; a receiver that asks for more is asked again after this."""
 
 
-class DeliveryDeferred(ReceiverUnavailable):
-    """The webhook receiver does not take the notification now; a later try may succeed."""
-
-    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """Seconds that the receiver asks us to wait, at most an hour; None if it does not."""
-
-
 def deliver(
     url: str, notification: Notification, settings: WebhookSettings, fetch: FetchSettings
 ) -> None:
@@ -48,10 +39,10 @@ def deliver(
 
     Returns when the receiver answered 2xx. A URL that the operator registered may be private; any
     other must be public or in `fetch.allow_addresses`. Redirects are not followed. Raises
-    DeliveryDeferred (a ReceiverUnavailable), ReceiverRefused, AddressRefused, SettingsInvalid.
+    ReceiverUnavailable (with its `retry_after`), ReceiverRefused, AddressRefused, SettingsInvalid.
     """
     at = datetime.now(UTC)
-    body = body_of(notification, at)
+    body = body_of(notification)
     headers: dict[str, str | bytes] = {
         "Content-Type": "application/json",
         **signature_headers(body, id=notification.id, at=at, secrets=_secrets(settings)),
@@ -63,7 +54,7 @@ def deliver(
     wait_for(_post(url, body, headers, allow=allow, seconds=settings.webhook_seconds))
 
 
-def body_of(notification: Notification, at: datetime) -> bytes:
+def body_of(notification: Notification) -> bytes:
     """The message as JSON in ASCII, under 20 kB: flat fields beside `type`, `timestamp`, `data`.
 
     The flat `status` is `completed` or `failed`; `data.status` is the true one. `data` also has
@@ -78,7 +69,7 @@ def body_of(notification: Notification, at: datetime) -> bytes:
         "video_url": notification.video_url or None,
         "error": notification.error[:ERROR_LIMIT] or None,
         "type": f"video.{event['status']}",
-        "timestamp": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "timestamp": _iso(notification.at),
         "data": {**event["data"], **facts},
     }
     body = _json(message)
@@ -164,9 +155,9 @@ async def _post(
     except httpx.InvalidURL as exc:
         raise AddressRefused from exc
     except TimeoutError as exc:
-        raise DeliveryDeferred(f"The webhook receiver did not answer in {seconds:g} s.") from exc
+        raise ReceiverUnavailable(f"The webhook receiver did not answer in {seconds:g} s.") from exc
     except (httpx.HTTPError, OSError) as exc:
-        raise DeliveryDeferred("The connection to the webhook receiver failed.") from exc
+        raise ReceiverUnavailable("The connection to the webhook receiver failed.") from exc
 
 
 def _expect_taken(response: httpx.Response) -> None:
@@ -174,10 +165,9 @@ def _expect_taken(response: httpx.Response) -> None:
     if 200 <= status < 300:
         return
     if status in (408, 425, 429) or status >= 500:
-        raise DeliveryDeferred(
-            f"The webhook receiver answers {status}.",
-            retry_after=_seconds_of(response.headers.get("retry-after", "")),
-        )
+        unavailable = ReceiverUnavailable(f"The webhook receiver answers {status}.")
+        unavailable.retry_after = _seconds_of(response.headers.get("retry-after", ""))
+        raise unavailable
     if 300 <= status < 400:
         raise ReceiverRefused(
             f"The webhook receiver answers {status}, and redirects are not followed; "
@@ -198,6 +188,10 @@ def _seconds_of(retry_after: str) -> float | None:
         return None
     at = at.replace(tzinfo=at.tzinfo or UTC)
     return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_LIMIT)
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _as_bytes(value: str | bytes) -> bytes:

@@ -23,4 +23,6 @@ from tasks.retries import can_pass
 def fetch_image(job_id: str, spec: JobSpec) -> Prepared:
     """Check the order, fetch and check its image, and store it in the model's size."""
     settings = get_settings()
-    return fetch.prepare(job_id, spec, storage=open_storage(settings.storage, settings.host.home), settings=settings)
+    return fetch.prepare(
+        job_id, spec, storage=open_storage(settings.storage, settings.host.home), settings=settings
+    )

@@ -29,6 +29,7 @@ def notify(execution: Execution, spec: JobSpec, video: Video) -> str:
         execution.job_id,
         spec,
         JobStatus.COMPLETED,
+        at=video.completed_at,
         video=video,
         storage=open_storage(settings.storage, settings.host.home),
         settings=settings,

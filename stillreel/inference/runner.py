@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +57,7 @@ class Runner:
         self._changed = threading.Condition(threading.RLock())
         self._backend: Backend | None = None
         self._running: _Work | None = None
-        self._busy: Counter[str] = Counter()
+        self._busy = dict.fromkeys(Kind, 0.0)
         self._stopping = False
 
     def start(self, kind: Kind, run_id: str, order: Order) -> Entry:
@@ -112,7 +111,7 @@ class Runner:
                 gpu=_gpu_name(),
                 queued=sum(w.entry.state is State.QUEUED for w in self._works.values()),
                 running=self._running.entry.run_id if self._running else None,
-                busy_seconds=dict(self._busy),
+                busy_seconds={str(kind): seconds for kind, seconds in self._busy.items()},
             )
 
     def preload(self, model: ModelName) -> None:

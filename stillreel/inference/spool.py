@@ -62,7 +62,7 @@ def write_spool(folder: Path, decoded: Decoded, on_frames: Callable[[int, int], 
         with (folder / "frames.raw").open("wb") as file:
             (folder / "header.json").write_text(header.model_dump_json())
             for chunk in decoded.chunks:
-                file.write(memoryview(np.ascontiguousarray(chunk)).cast("B"))
+                file.write(np.ascontiguousarray(chunk).data.cast("B"))
                 file.flush()
                 done += len(chunk)
                 on_frames(done, header.frames)
@@ -104,6 +104,6 @@ def _read_chunks(
             count = min(CHUNK_FRAMES, header.frames - start)
             wait_for(start + count)
             chunk = np.empty((count, *header.shape), np.uint8)
-            if file.readinto(memoryview(chunk).cast("B")) != count * size:
+            if file.readinto(chunk.data.cast("B")) != count * size:
                 raise InferenceFailed("the spool ends before its last frame")
             yield chunk

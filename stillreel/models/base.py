@@ -86,7 +86,7 @@ class Generated:
 class Backend(Protocol):
     """Turns one image and a prompt into latents, and latents into frames.
 
-    Made by `Backend(spec, settings)` and loaded once per process, then used by one caller at a time.
+    Made by `Backend(spec, settings)`, loaded once per process, used by one caller at a time.
     """
 
     spec: ModelSpec

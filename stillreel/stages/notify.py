@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from stillreel.job import JobSpec, JobStatus, Notification, Video
 from stillreel.settings import Settings
 from stillreel.storage import Storage
@@ -15,6 +18,7 @@ def notify(
     spec: JobSpec,
     status: JobStatus,
     *,
+    at: datetime,
     video: Video | None = None,
     error: str = "",
     storage: Storage,
@@ -22,25 +26,25 @@ def notify(
 ) -> str:
     """The receiver's URL once it took the notification; empty when the job has no receiver.
 
-    Raises ReceiverUnavailable (a later try may succeed), ReceiverRefused or AddressRefused.
+    `at` is when the round ended. Raises ReceiverUnavailable (a later try may succeed),
+    ReceiverRefused or AddressRefused.
     """
     url = spec.webhook_url or settings.webhook.webhook_url
     if not url:
         return ""
     seconds = settings.storage.download_url_seconds
-    data = (
-        {}
-        if video is None
-        else {
+    data: dict[str, Any] = {}
+    if video is not None:
+        data = {
             "video": video.to_json(),
             "poster_url": storage.download_url(video.poster_key, seconds=seconds),
             "cost_usd": video.cost_usd,
             "warnings": list(video.warnings),
         }
-    )
     notification = Notification(
         id=f"{job_id}-r{FIRST_ROUND}",
         job_id=job_id,
+        at=at,
         status=status,
         error=error,
         data=data,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stillreel import keys
+from stillreel.errors import ClipMissing
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Stage, Video
 from stillreel.progress import report
 from stillreel.receipt import write_receipt
@@ -34,7 +36,11 @@ def upload(
     for number, (name, file, path, content_type) in enumerate(files):
         report(Stage.UPLOAD, step=number, steps=len(files) + 1)
         objects[name] = keys.output_key(job_id, file)
-        storage.put_file(objects[name], Path(path), content_type=content_type)
+        try:
+            storage.put_file(objects[name], Path(path), content_type=content_type)
+        except FileNotFoundError as exc:
+            raise ClipMissing from exc
+    completed_at = datetime.now(UTC)
     receipt = write_receipt(
         job_id,
         spec,
@@ -43,6 +49,7 @@ def upload(
         clip,
         upload_seconds=time.monotonic() - started,
         execution=execution,
+        completed_at=completed_at,
         objects=objects,
     )
     receipt_key = keys.output_key(job_id, "receipt.json")
@@ -60,5 +67,6 @@ def upload(
         height=clip.height,
         seconds=clip.seconds,
         cost_usd=receipt["cost"]["usd"],
+        completed_at=completed_at,
         warnings=prepared.shot.warnings,
     )

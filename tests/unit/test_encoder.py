@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stillreel.encoder import Encoded, convert, encode_video
-from stillreel.errors import DiskFull, EncodeFailed, InferenceCancelled
+from stillreel.errors import EncodeFailed, InferenceCancelled
 from stillreel.models.base import Decoded
 
 FPS = 24

@@ -244,6 +244,12 @@ def test_a_redirect_to_no_plain_http_address_is_refused(target: str) -> None:
         fetch(server.url)
 
 
+@pytest.mark.parametrize("target", ["", "http://[", "http:///x", "//", "\xff\xfe", "http://a..b/"])
+def test_a_redirect_to_nonsense_is_an_error_of_ours(target: str) -> None:
+    with receiver(redirect(target)) as server, pytest.raises(StillreelError):
+        fetch(server.url)
+
+
 def test_a_few_redirects_are_followed() -> None:
     with receiver(*[redirect("/next")] * 5, answer(200, b"picture")) as server:
         assert fetch(server.url) == b"picture"

@@ -19,7 +19,12 @@ from stillreel.images import Picture, encode_png, fetch_image, fit_picture, open
 from stillreel.settings import FetchSettings
 from tests.receiver import answer, receiver, redirect
 
-LIMITS = FetchSettings(image_max_pixels=1_000_000, image_max_bytes=5_000_000)
+
+def limits(**fields: object) -> FetchSettings:
+    return FetchSettings.model_validate(fields)
+
+
+LIMITS = limits(image_max_pixels=1_000_000, image_max_bytes=5_000_000)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -65,6 +70,12 @@ def test_the_second_picture_of_a_camera_file_is_no_animation() -> None:
     data = saved(plain(), "MPO", save_all=True, append_images=[plain(colour=BLUE)])
     picture = opened(data)
     assert (picture.format, picture.warnings) == ("JPEG", ())
+    assert near(picture.image, RED)
+
+
+def test_a_motion_photo_is_a_jpeg() -> None:
+    film = np.random.default_rng(1).bytes(20_000_000)
+    picture = open_picture(saved(plain(), "JPEG") + film, limits(image_max_bytes=30_000_000))
     assert near(picture.image, RED)
 
 
@@ -119,9 +130,8 @@ def test_too_many_declared_pixels_are_refused_undecoded(data: bytes) -> None:
 
 
 def test_too_many_bytes_are_refused() -> None:
-    limits = FetchSettings(image_max_bytes=1000)
     with pytest.raises(ImageTooLarge, match="1,000"):
-        open_picture(saved(noise(), "PNG"), limits)
+        open_picture(saved(noise(), "PNG"), limits(image_max_bytes=1000))
 
 
 def many_scans() -> bytes:
@@ -348,7 +358,7 @@ def test_a_png_depends_on_the_pixels_only() -> None:
 
 
 def test_an_image_is_fetched_within_the_settings() -> None:
-    local = FetchSettings(allow_addresses=("127.0.0.1",), image_max_bytes=10)
+    local = limits(allow_addresses=("127.0.0.1",), image_max_bytes=10)
     with receiver(answer(200, b"0123456789"), answer(200, b"0123456789x"), answer(404)) as server:
         assert fetch_image(server.url, local) == b"0123456789"
         with pytest.raises(ImageTooLarge):
@@ -356,7 +366,7 @@ def test_an_image_is_fetched_within_the_settings() -> None:
         with pytest.raises(ImageUnavailable):
             fetch_image(server.url, local)
     with receiver(redirect("http://169.254.169.254/")) as server:
-        for limits in (local, FetchSettings()):
+        for chosen in (local, limits()):
             with pytest.raises(AddressRefused):
-                fetch_image(server.url, limits)
+                fetch_image(server.url, chosen)
     assert len(server.requests) == 1

@@ -23,7 +23,7 @@ from stillreel.errors import (
 )
 from stillreel.job import JobStatus, Notification
 from stillreel.settings import FetchSettings, WebhookSettings
-from stillreel.webhook import DeliveryDeferred, body_of, deliver, signature_headers, standard_secret
+from stillreel.webhook import body_of, deliver, signature_headers, standard_secret
 from tests.receiver import (
     Answer,
     Receiver,
@@ -41,8 +41,10 @@ NEW = "whsec_" + b64encode(b"n" * 32).decode()
 OLD = "whsec_" + b64encode(b"o" * 32).decode()
 OTHER = "whsec_" + b64encode(b"x" * 32).decode()
 AT = datetime(2026, 3, 1, 12, 30, 15, 250_000, UTC)
-LOCAL = FetchSettings(allow_addresses=("127.0.0.1",))
+LOCAL = FetchSettings.model_validate({"allow_addresses": ("127.0.0.1",)})
+PUBLIC_ONLY = FetchSettings.model_validate({})
 DONE = Notification(
+    at=AT,
     id="job_0123456789-r1",
     job_id="job_0123456789",
     status=JobStatus.COMPLETED,
@@ -135,14 +137,14 @@ def test_the_timestamp_is_that_of_the_attempt_in_any_zone() -> None:
 
 @pytest.mark.parametrize("status", [s for s in JobStatus if s not in ("queued", "processing")])
 def test_the_flat_status_is_the_one_the_seeds_know(status: JobStatus) -> None:
-    message = json.loads(body_of(DONE.model_copy(update={"status": status}), AT))
+    message = json.loads(body_of(DONE.model_copy(update={"status": status})))
     assert message["status"] == ("completed" if status == "completed" else "failed")
     assert message["type"] == f"video.{status}"
     assert message["data"]["status"] == status
 
 
 def test_the_body_is_the_seeds_fields_beside_the_envelope() -> None:
-    assert json.loads(body_of(DONE, AT)) == {
+    assert json.loads(body_of(DONE)) == {
         "job_id": "job_0123456789",
         "status": "completed",
         "video_url": "https://cdn.example/output.mp4",
@@ -159,7 +161,7 @@ def test_the_body_is_the_seeds_fields_beside_the_envelope() -> None:
     failed = DONE.model_copy(
         update={"status": JobStatus.FAILED, "video_url": "", "error": "The image is tiny."}
     )
-    message = json.loads(body_of(failed, AT))
+    message = json.loads(body_of(failed))
     assert (message["video_url"], message["error"]) == (None, "The image is tiny.")
 
 
@@ -172,7 +174,7 @@ def test_the_body_is_the_seeds_fields_beside_the_envelope() -> None:
     ],
 )
 def test_a_body_stays_below_twenty_kilobytes(update: dict[str, object]) -> None:
-    body = body_of(DONE.model_copy(update=update), AT)
+    body = body_of(DONE.model_copy(update=update))
     assert len(body) < 20_000
     assert json.loads(body)["data"]["status"] == "completed"
 
@@ -180,7 +182,7 @@ def test_a_body_stays_below_twenty_kilobytes(update: dict[str, object]) -> None:
 def test_the_plain_secret_goes_to_registered_addresses_only() -> None:
     with receiver() as own, receiver() as other:
         settings = configured("plain text", webhook_plain_urls=(own.url,))
-        deliver(own.url, DONE, settings, FetchSettings())
+        deliver(own.url, DONE, settings, PUBLIC_ONLY)
         deliver(other.url, DONE, settings, LOCAL)
         deliver(own.url + "?x=1", DONE, settings, LOCAL)
     assert [r.headers.get("x-webhook-secret") for r in own.requests] == ["plain text", None]
@@ -199,9 +201,9 @@ def test_redirects_are_not_followed(status: int) -> None:
 
 def test_a_registered_receiver_may_be_private() -> None:
     with receiver() as server:
-        deliver(server.url, DONE, configured(webhook_url=server.url), FetchSettings())
+        deliver(server.url, DONE, configured(webhook_url=server.url), PUBLIC_ONLY)
         with pytest.raises(AddressRefused):
-            deliver(server.url + "x", DONE, configured(webhook_url=server.url), FetchSettings())
+            deliver(server.url + "x", DONE, configured(webhook_url=server.url), PUBLIC_ONLY)
     assert len(server.requests) == 1
 
 
@@ -221,7 +223,7 @@ def test_a_registered_receiver_may_be_private() -> None:
 )
 def test_callers_cannot_have_private_addresses_called(url: str) -> None:
     with pytest.raises(AddressRefused) as caught:
-        deliver(url, DONE, configured(), FetchSettings())
+        deliver(url, DONE, configured(), PUBLIC_ONLY)
     assert caught.value.message == AddressRefused().message
 
 
@@ -287,7 +289,7 @@ def in_seconds(seconds: int) -> str:
 )
 def test_retry_after_is_told_within_an_hour(value: str, low: float, high: float) -> None:
     busy = answer(429, Retry_After=value)
-    with receiver(busy) as server, pytest.raises(DeliveryDeferred) as caught:
+    with receiver(busy) as server, pytest.raises(ReceiverUnavailable) as caught:
         send(server)
     assert caught.value.retry_after is not None
     assert low <= caught.value.retry_after <= high
@@ -296,7 +298,7 @@ def test_retry_after_is_told_within_an_hour(value: str, low: float, high: float)
 @pytest.mark.parametrize("value", ["", "soon", "-5", "1.5", "nan", "\u00b2"])
 def test_an_unreadable_retry_after_is_none(value: str) -> None:
     busy = answer(503, Retry_After=value)
-    with receiver(busy) as server, pytest.raises(DeliveryDeferred) as caught:
+    with receiver(busy) as server, pytest.raises(ReceiverUnavailable) as caught:
         send(server)
     assert caught.value.retry_after is None
 

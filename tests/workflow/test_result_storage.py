@@ -11,9 +11,10 @@ from moto.server import ThreadedMotoServer
 from prefect import flow, task
 from prefect.cache_policies import TASK_SOURCE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import State
 from prefect.testing.utilities import prefect_test_harness
+from prefect_aws import AwsCredentials, S3Bucket
 from pydantic import SecretStr
 
 from stillreel.errors import StorageUnavailable
@@ -24,19 +25,18 @@ SECRET_KEY = "very-secret-value-0123456789"
 SLUG = f"s3-bucket/{RESULT_BLOCK}"
 
 
-def settings_with(storage: StorageSettings) -> Settings:
+def settings_with(**storage: str) -> Settings:
+    """Settings with this storage; the environment says nothing about storage."""
     others = {name: concern() for name, concern in CONCERNS.items() if name != "storage"}
-    return Settings.model_validate({**others, "storage": storage})
+    return Settings.model_validate({**others, "storage": StorageSettings.model_validate(storage)})
 
 
 def r2_settings(endpoint: str, *, secret_key: str = SECRET_KEY) -> Settings:
     return settings_with(
-        StorageSettings(
-            r2_bucket="videos",
-            r2_endpoint=endpoint,
-            r2_access_key=SecretStr("AKIDSTILLREELTEST"),
-            r2_secret_key=SecretStr(secret_key),
-        )
+        r2_bucket="videos",
+        r2_endpoint=endpoint,
+        r2_access_key="AKIDSTILLREELTEST",
+        r2_secret_key=secret_key,
     )
 
 
@@ -74,7 +74,7 @@ def stored_keys(endpoint: str) -> list[str]:
 
 
 def test_local_storage_needs_no_block() -> None:
-    settings = settings_with(StorageSettings())
+    settings = settings_with()
     assert result_storage(settings) is None
     assert asyncio.run(save_result_block(settings)) is None
 
@@ -123,8 +123,6 @@ def test_results_lie_in_the_bucket_and_are_found_by_the_next_run(
 
 
 def test_saving_again_keeps_one_block_and_takes_changes(prefect_server: None) -> None:
-    from prefect_aws import S3Bucket
-
     async def saved() -> S3Bucket:
         return await S3Bucket.aload(RESULT_BLOCK)
 
@@ -148,5 +146,6 @@ def test_saving_again_keeps_one_block_and_takes_changes(prefect_server: None) ->
     second = asyncio.run(documents())
     assert [block_id for block_id, _ in second] == [block_id for block_id, _ in first]
     credentials = asyncio.run(saved()).credentials
+    assert isinstance(credentials, AwsCredentials)
     assert credentials.aws_client_parameters.endpoint_url == "http://127.0.0.1:2"
-    assert credentials.aws_secret_access_key.get_secret_value() == "n"
+    assert credentials.aws_secret_access_key == SecretStr("n")
