@@ -57,7 +57,29 @@ def generate_video(
     webhook_url: job.WebhookUrl = "",
     owner: job.OwnerName = "",
 ) -> Video:
-    """Make one video from a still image, or from a prompt alone."""
+    """Make one video from a still image, or from a prompt alone.
+
+    Args:
+        image_url: Public http(s) address of the image
+        image_key: Or the key of an uploaded image (inputs/...)
+        prompt: What should happen
+        negative_prompt: What should not be seen (AI models only)
+        model: Which model makes the video
+        preset: Preset of the model; empty: its own
+        duration: Seconds of video
+        width: Pixels; 0: chosen by model and image
+        height: Pixels; 0: chosen by model and image
+        fps: Frames per second; 0: the model's own
+        seed: Same seed, same video; -1: any
+        steps: Denoising steps; 0: the preset's own
+        audio: With sound, where the model makes it
+        codec: None
+        quality: None
+        reuse: Take the stored latents of an equal earlier job
+        embed_prompt: Write the prompt into the file
+        webhook_url: Public address that is told about the end
+        owner: Who the video is for
+    """
     spec = spec_of(locals())
     if is_engine_child():
         die_with_parent()

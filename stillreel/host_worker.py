@@ -50,9 +50,8 @@ class HostWorker(ProcessWorker):
             run_id = entry.flow_run.id
             if run_id in self._submitting_flow_run_ids:
                 continue
-            for process in await anyio.to_thread.run_sync(processes_of, run_id):
-                log.warning("run %s starts again: end its old process %s", run_id, process.pid)
-                await anyio.to_thread.run_sync(end_tree, process.pid)
+            if await anyio.to_thread.run_sync(end_run, run_id):
+                log.warning("run %s starts again: its old process was ended first", run_id)
             if run_id not in held:
                 free.append(entry)
         return await super()._submit_scheduled_flow_runs(free)
@@ -63,16 +62,30 @@ class HostWorker(ProcessWorker):
         await anyio.to_thread.run_sync(_hand_over)
 
 
-def processes_of(run_id: UUID) -> list[psutil.Process]:
-    """The processes on this machine that were started for a run."""
-    return [p for p in psutil.process_iter() if _run_id_of(p) == str(run_id)]
+def end_run(run_id: UUID) -> bool:
+    """End every process on this machine that was started for a run; False when there is none.
+
+    The process that Prefect's worker started gives the run back to the queue when it is asked to
+    end, so that the worker does not report a crash. One that lost it can only be killed.
+    """
+    processes = {p.pid: p for p in psutil.process_iter() if _run_id_of(p) == str(run_id)}
+    roots = [p for p in processes.values() if p.ppid() not in processes]
+    for process in roots:
+        is_engine = "prefect.engine" in process.cmdline()
+        process.send_signal(signal.SIGKILL if is_engine else signal.SIGTERM)
+    _end(roots)
+    return bool(roots)
 
 
 def _hand_over() -> None:
     supervisors = [p for p in psutil.Process().children() if _run_id_of(p)]
     for process in supervisors:
         process.send_signal(signal.SIGTERM)
-    _, slow = psutil.wait_procs(supervisors, timeout=HAND_OVER_SECONDS)
+    _end(supervisors)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    _, slow = psutil.wait_procs(processes, timeout=HAND_OVER_SECONDS)
     for process in slow:
         end_tree(process.pid)
 

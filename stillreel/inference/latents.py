@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,13 +11,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from stillreel.errors import InferenceFailed
+from stillreel.errors import DiskFull, InferenceFailed
 from stillreel.job import Shot
 from stillreel.models.base import Generated, LatentArrays
 
 
 def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
-    """Store what an inference made: to a temporary name, then renamed."""
+    """Store what an inference made: to a temporary name, then renamed. Raises DiskFull."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     arrays = {name: np.ascontiguousarray(array) for name, array in generated.arrays.items()}
@@ -30,6 +31,10 @@ def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except SafetensorError as exc:
+        if f"os error {errno.ENOSPC})" in str(exc):  # it has no errno
+            raise DiskFull from exc
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

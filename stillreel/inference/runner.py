@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from PIL import Image
@@ -58,20 +59,22 @@ class Runner:
         self._backend: Backend | None = None
         self._running: _Work | None = None
         self._busy = dict.fromkeys(Kind, 0.0)
+        self._versions = count(1)
         self._stopping = False
 
     def start(self, kind: Kind, run_id: str, order: Order) -> Entry:
-        """The entry of this run: a running or finished one with the same digest, else a new one."""
+        """The entry of this run: a running or finished one of the same order, else a new one.
+
+        An inference is the same by its digest; a decode must also go to the same spool.
+        """
         with self._changed:
             work = self._works.get((kind, run_id))
             if work is not None and self._attachable(work, order):
                 work.claimed_at = time.monotonic()
                 return work.entry.model_copy(update={"attached": True})
-            if work is not None:
-                self._cancel(work)
+            self.cancel(kind, run_id)
             entry = Entry(kind=kind, run_id=run_id, digest=order.digest, model=_model_of(order))
             work = _Work(entry, order, claimed_at=time.monotonic())
-            self._works.pop((kind, run_id), None)
             self._works[(kind, run_id)] = work
             if isinstance(order, InferenceOrder):
                 self._take_stored(work, order)
@@ -80,15 +83,20 @@ class Runner:
             return self._seen(work)
 
     def watch(self, kind: Kind, run_id: str, *, after: int, wait: float) -> Entry | None:
-        """The entry once its version is beyond `after`, at the latest after `wait` seconds."""
+        """The entry once its version is beyond `after`, at the latest after `wait` seconds.
+
+        None when there is none, or when this runner stops: another one may know more.
+        """
         with self._changed:
             work = self._works.get((kind, run_id))
             if work is None:
                 return None
             work.claimed_at = time.monotonic() + wait
-            self._changed.wait_for(lambda: work.entry.version > after, timeout=wait)
+            self._changed.wait_for(
+                lambda: work.entry.version > after or self._stopping, timeout=wait
+            )
             work.claimed_at = time.monotonic()
-            return self._seen(work)
+            return None if self._stopping else self._seen(work)
 
     def cancel(self, kind: Kind, run_id: str) -> bool:
         """Stop and forget an entry, and delete its spool; False when there is none."""
@@ -96,9 +104,11 @@ class Runner:
             work = self._works.pop((kind, run_id), None)
             if work is None:
                 return False
-            self._cancel(work)
-        if isinstance(work.order, DecodeOrder) and work is not self._running:
-            shutil.rmtree(work.order.spool_dir, ignore_errors=True)
+            work.cancelled = True
+            if work.entry.state is State.QUEUED:
+                self._end(work, State.CANCELLED, InferenceCancelled())
+            if work is not self._running:  # else `run` does it, once nothing is written any more
+                _delete_spool(work.order)
         return True
 
     def health(self) -> Health:
@@ -124,6 +134,8 @@ class Runner:
             self._carry_out(work)
             with self._changed:
                 self._running = None
+                if work.cancelled:
+                    _delete_spool(work.order)
         if self._backend is not None:
             self._backend.close()
 
@@ -138,6 +150,8 @@ class Runner:
     def _attachable(self, work: _Work, order: Order) -> bool:
         if work.cancelled or work.entry.digest != order.digest:
             return False
+        if isinstance(order, DecodeOrder) and order != work.order:
+            return False
         if work.entry.state.is_live:
             return True
         return work.entry.state is State.FINISHED and _result_exists(work.order)
@@ -146,7 +160,11 @@ class Runner:
         path = Path(order.latents_path)
         if not path.exists():
             return
-        shot, seconds, dtype = read_facts(path)
+        try:
+            shot, seconds, dtype = read_facts(path)
+        except InferenceFailed as exc:
+            log.warning("run %s is computed again: %s", work.entry.run_id, exc.message)
+            return
         work.entry = work.entry.model_copy(
             update={
                 "state": State.FINISHED,
@@ -202,8 +220,6 @@ class Runner:
             self._end(work, State.FAILED, InferenceFailed(text))
         else:
             self._end(work, State.FINISHED)
-        if work.cancelled and isinstance(order, DecodeOrder):
-            shutil.rmtree(order.spool_dir, ignore_errors=True)
 
     def _infer(self, work: _Work, order: InferenceOrder) -> None:
         on_step = self._on_step(work)
@@ -270,11 +286,6 @@ class Runner:
     def _unclaimed(self, work: _Work) -> bool:
         return time.monotonic() - work.claimed_at > self._claim_seconds
 
-    def _cancel(self, work: _Work) -> None:
-        work.cancelled = True
-        if work.entry.state is State.QUEUED:
-            self._end(work, State.CANCELLED, InferenceCancelled())
-
     def _end(self, work: _Work, state: State, error: StillreelError | None = None) -> None:
         problem = None if error is None else Problem(code=error.code, message=error.message)
         with self._changed:
@@ -290,7 +301,7 @@ class Runner:
         )
 
     def _touch(self, work: _Work, **update: object) -> None:
-        version = work.entry.version + 1
+        version = next(self._versions)  # never smaller, also when an entry replaces another
         work.entry = work.entry.model_copy(update={**update, "version": version})
         self._changed.notify_all()
 
@@ -312,6 +323,11 @@ def _result_exists(order: Order) -> bool:
     if isinstance(order, InferenceOrder):
         return Path(order.latents_path).exists()
     return (Path(order.spool_dir) / "header.json").exists()
+
+
+def _delete_spool(order: Order) -> None:
+    if isinstance(order, DecodeOrder):
+        shutil.rmtree(order.spool_dir, ignore_errors=True)
 
 
 def _gpu_name() -> str | None:
