@@ -98,7 +98,7 @@ wheel: $(VENV)/.setup-dev ## Build the wheel and prove it outside this directory
 	@$(BIN)/python -m build --wheel
 	@tests/packaging/check_wheel.sh
 
-bench: $(VENV)/.setup ## Measure encoder, overlap and resume; prints a table
+bench: $(VENV)/.setup-dev ## Measure encoder and overlap; prints tables (10 minutes)
 	@$(BIN)/python -m bench $(ARGS)
 
 docs: $(VENV)/.setup ## Write docs/settings.md anew from the code

@@ -133,7 +133,10 @@ def _convert(_folder: Path, whole: Any, crop: Any, frames: int) -> None:
 
 
 def _encode_bare(folder: Path, whole: Any, crop: Any, frames: int) -> None:
-    """As little as PyAV allows: libx264 with the product's settings, in a plain loop."""
+    """As little as PyAV allows: libx264, preset medium as it comes, in a plain loop.
+
+    That preset looks 40 frames ahead, the product 24: 2 to 5 % of CPU in its favour (one run each).
+    """
     import av
 
     from stillreel.encoder import convert
@@ -144,7 +147,7 @@ def _encode_bare(folder: Path, whole: Any, crop: Any, frames: int) -> None:
         context = stream.codec_context
         context.width, context.height = crop
         context.pix_fmt, context.time_base = "yuv420p", Fraction(1, FPS)
-        context.gop_size, context.thread_count, context.thread_type = 48, THREADS, "FRAME"
+        context.gop_size, context.thread_count, context.thread_type = 48, THREADS, "SLICE"
         for frame in convert(_decoded(whole, frames), crop, fps=FPS):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -208,12 +211,15 @@ def _texture(rng: Any, width: int, height: int) -> Any:
     import numpy as np
     from PIL import Image
 
-    total = np.zeros((height, width, 3), np.float32)
-    for octave in range(2, 9):
-        small = rng.integers(0, 256, (height >> octave or 1, width >> octave or 1, 3), np.uint8)
-        large = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-        total += (np.asarray(large, np.float32) - 128) * 0.7 ** (9 - octave)
-    return (124 + total * (60 / total.std())).clip(8, 240).astype(np.uint8)
+    texture = np.empty((height, width, 3), np.uint8)
+    for channel in range(3):  # one after the other, to stay small beside the encoder
+        total = np.zeros((height, width), np.float32)
+        for octave in range(2, 9):
+            small = rng.integers(0, 256, (height >> octave or 1, width >> octave or 1), np.uint8)
+            large = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+            total += (np.asarray(large, np.float32) - 128) * np.float32(0.7 ** (9 - octave))
+        texture[:, :, channel] = (124 + total * (60 / total.std())).clip(8, 240)
+    return texture
 
 
 def _colour_error(folder: Path) -> float:

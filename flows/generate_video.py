@@ -73,8 +73,8 @@ def generate_video(
         seed: Same seed, same video; -1: any
         steps: Denoising steps; 0: the preset's own
         audio: With sound, where the model makes it
-        codec: None
-        quality: None
+        codec: h264 plays anywhere, av1 is smaller
+        quality: high looks better and is larger
         reuse: Take the stored latents of an equal earlier job
         embed_prompt: Write the prompt into the file
         webhook_url: Public address that is told about the end

@@ -115,7 +115,7 @@ class Stack:
         """The latest artifacts of a flow run by the first word of their keys."""
         body = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
         found = self._json("POST", "/artifacts/latest/filter", body)
-        return {artifact["key"].partition("-")[0]: artifact for artifact in found}
+        return {item["key"].partition("-")[0]: {**item, "id": item["latest_id"]} for item in found}
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """The living processes of this stack whose command line holds all of `words`."""

@@ -71,8 +71,11 @@ class InferenceClient:
         return Health.model_validate(response.json())
 
     def find(self, kind: Kind, run_id: str) -> Entry | None:
-        """The entry of this run, without waiting."""
-        return self._get(kind, run_id, after=-1, wait=0)
+        """The entry of this run, without waiting; InferenceServerAway when nobody answers."""
+        try:
+            return self._get(kind, run_id, after=-1, wait=0)
+        except httpx.TransportError as exc:
+            raise InferenceServerAway from exc
 
     def infer(
         self, run_id: str, order: InferenceOrder, *, stall_seconds: float, on_entry: OnEntry
@@ -98,22 +101,28 @@ class InferenceClient:
     ) -> Iterator[Decoded]:
         """The frames of stored latents, readable while they are made; the spool ends with it."""
 
-        def wait_for(frames: int) -> None:
-            entry = self._follow(
+        def follow(enough: Callable[[Entry], bool]) -> None:
+            nonlocal seen
+            seen = self._follow(
                 Kind.DECODE,
                 run_id,
                 order,
-                lambda entry: entry.phase is Phase.DECODE and entry.step >= max(1, frames),
+                enough,
                 stall_seconds=stall_seconds,
                 on_entry=on_entry,
-                known=seen.get(run_id),
+                known=seen,
                 losses=1,
             )
-            seen[run_id] = entry
 
-        seen: dict[str, Entry] = {}
-        yield read_spool(Path(order.spool_dir), wait_for)
-        self.cancel(Kind.DECODE, run_id)
+        def wait_for(frames: int) -> None:
+            follow(lambda e: e.phase is Phase.DECODE and e.step >= max(1, frames))
+
+        seen: Entry | None = None
+        try:
+            yield read_spool(Path(order.spool_dir), wait_for)
+            follow(lambda _: False)  # its end brings the seconds that it took, or a late failure
+        finally:
+            self.cancel(Kind.DECODE, run_id)
 
     def cancel(self, kind: Kind, run_id: str) -> None:
         """Stop and forget this work; a server that is away has forgotten it already."""
@@ -135,9 +144,11 @@ class InferenceClient:
         losses: int = LOSSES,
     ) -> Entry:
         entry = known or self._start(kind, run_id, order)
+        on_entry(entry)
         progress, moved_at = (entry.phase, entry.step), time.monotonic()
         while entry.state.is_live and not enough(entry):
-            latest = self._watch(kind, run_id, after=entry.version)
+            wait = min(WAIT_SECONDS, stall_seconds)
+            latest = self._watch(kind, run_id, after=entry.version, wait=wait)
             if latest is None:
                 losses -= 1
                 if losses <= 0:
@@ -174,9 +185,9 @@ class InferenceClient:
             ) from exc
         raise InferenceServerAway
 
-    def _watch(self, kind: Kind, run_id: str, *, after: int) -> Entry | None:
+    def _watch(self, kind: Kind, run_id: str, *, after: int, wait: float) -> Entry | None:
         try:
-            return self._get(kind, run_id, after=after, wait=WAIT_SECONDS)
+            return self._get(kind, run_id, after=after, wait=wait)
         except httpx.TransportError:
             return None
 
@@ -207,7 +218,7 @@ def _load_of(client: InferenceClient, run_id: str) -> int:
         if client.find(Kind.INFERENCE, run_id) or client.find(Kind.DECODE, run_id):
             return -1
         health = client.health()
-    except (httpx.TransportError, InferenceServerAway):
+    except InferenceServerAway:
         return 1_000_000
     return health.queued + (health.running is not None)
 

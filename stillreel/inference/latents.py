@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from stillreel.errors import DiskFull, InferenceFailed
+from stillreel.errors import InferenceFailed
 from stillreel.job import Shot
 from stillreel.models.base import Generated, LatentArrays
 
 
 def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
-    """Store what an inference made: to a temporary name, then renamed. Raises DiskFull."""
+    """Store what an inference made: to a temporary name, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     arrays = {name: np.ascontiguousarray(array) for name, array in generated.arrays.items()}
@@ -27,14 +26,11 @@ def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
         "dtype": generated.dtype,
     }
     try:
-        save_file(arrays, temporary, metadata)
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            file.write(save(arrays, metadata))
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except SafetensorError as exc:
-        if f"os error {errno.ENOSPC})" in str(exc):  # it has no errno
-            raise DiskFull from exc
-        raise
     finally:
         temporary.unlink(missing_ok=True)
 

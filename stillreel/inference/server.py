@@ -10,7 +10,8 @@ import logging
 import signal
 import sys
 import threading
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -98,10 +99,18 @@ def _serve(app: FastAPI, socket: Path) -> None:
     config = uvicorn.Config(
         app, uds=str(socket), log_level="warning", timeout_graceful_shutdown=1, access_log=False
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     signal.signal(signal.SIGTERM, partial(_stop, server))
     server.run()
     socket.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """One that leaves the signals to us; uvicorn would take Ctrl-C as well."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def _stop(server: uvicorn.Server, *_: object) -> None:

@@ -37,7 +37,8 @@ class SpoolHeader(BaseModel):
 def write_spool(folder: Path, decoded: Decoded, on_frames: Callable[[int, int], None]) -> None:
     """Write a decode into `folder`, calling `on_frames(done, frames)` after each chunk on disk.
 
-    Raises DiskFull, or InferenceFailed when the decode has another number of frames than it said.
+    Raises DiskFull, or InferenceFailed when the decode has another number of frames, or frames
+    of another shape, than it said.
     """
     shutil.rmtree(folder, ignore_errors=True)
     header = SpoolHeader(
@@ -62,6 +63,8 @@ def write_spool(folder: Path, decoded: Decoded, on_frames: Callable[[int, int], 
         with (folder / "frames.raw").open("wb") as file:
             (folder / "header.json").write_text(header.model_dump_json())
             for chunk in decoded.chunks:
+                if chunk.dtype != np.uint8 or chunk.shape[1:] != header.shape:
+                    raise InferenceFailed("the decoder made frames of another shape than it said")
                 file.write(np.ascontiguousarray(chunk).data.cast("B"))
                 file.flush()
                 done += len(chunk)

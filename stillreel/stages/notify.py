@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from stillreel.job import JobSpec, JobStatus, Notification, Video
+from stillreel.job import JobSpec, JobStatus, Notification, Stage, Video
+from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
 from stillreel.webhook import deliver
@@ -30,7 +31,9 @@ def notify(
     ReceiverRefused or AddressRefused.
     """
     url = spec.webhook_url or settings.webhook.webhook_url
+    report(Stage.NOTIFY, step=0, steps=1)
     if not url:
+        report(Stage.NOTIFY, step=1, steps=1)
         return ""
     seconds = settings.storage.download_url_seconds
     data: dict[str, Any] = {}
@@ -51,4 +54,5 @@ def notify(
         video_url=storage.download_url(video.key, seconds=seconds) if video else "",
     )
     deliver(url, notification, settings.webhook, settings.fetch)
+    report(Stage.NOTIFY, step=1, steps=1)
     return url

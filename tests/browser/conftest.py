@@ -1,0 +1,55 @@
+"""A real Chromium for the tests of this directory; pictures of what it showed go to .screenshots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WAIT_SECONDS = 120
+VIEWPORT = (1280, 1000)
+SCREENSHOTS = Path(__file__).parents[2] / ".screenshots"
+
+Shoot = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def browser(require: Callable[[str, bool], None]) -> Iterator[Browser]:
+    """Chromium, started once; the variable CHROMIUM names another one than Debian's."""
+    path = Path(os.environ.get("CHROMIUM") or "/usr/bin/chromium")
+    require(f"Chromium ({path}; the variable CHROMIUM names another)", path.exists())
+    require("the Python package playwright", find_spec("playwright") is not None)
+    from playwright.sync_api import sync_playwright
+
+    args = ["--no-sandbox"] if os.getuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=args)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of its own, with the patience that a slow machine needs."""
+    width, height = VIEWPORT
+    with browser.new_context(viewport={"width": width, "height": height}) as context:
+        context.set_default_timeout(WAIT_SECONDS * 1000)
+        yield context.new_page()
+
+
+@pytest.fixture
+def shoot(page: Page) -> Shoot:
+    """`shoot("form")` writes .screenshots/form.png, the whole page."""
+
+    def write(name: str) -> None:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+    return write

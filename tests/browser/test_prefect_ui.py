@@ -1,0 +1,142 @@
+"""A person starts a video from a form in the Prefect UI, watches it and sees what it made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from stillreel.job import JobSpec
+from tests.stack import Stack, running_stack
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+    from tests.browser.conftest import Shoot
+
+CHOICES = {
+    "model": ["preview", "wan-2.2", "ltx-2"],
+    "codec": ["h264", "av1"],
+    "quality": ["standard", "high"],
+}
+TASKS = ["fetch-image", "infer", "encode", "upload", "notify"]
+PROMPT = "slow pan right over the lake"
+
+
+@pytest.fixture(scope="module")
+def stack(browser: Browser) -> Iterator[Stack]:
+    with running_stack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def run_id(stack: Stack) -> str:
+    """A run that completed, made through the API."""
+    run_id = stack.submit({"prompt": PROMPT, "duration": 1})
+    assert stack.wait(run_id)["state_type"] == "COMPLETED"
+    return run_id
+
+
+def test_the_form_shows_every_field_of_an_order(stack: Stack, page: Page, shoot: Shoot) -> None:
+    open_form(page, stack)
+    shoot("prefect-form")
+
+    labels = page.locator("form label").all_inner_texts()
+    fields = [label.removesuffix(" (Optional)") for label in labels if "(Optional)" in label]
+    assert fields == list(JobSpec.model_fields)
+    for name, field in JobSpec.model_fields.items():
+        assert described(page, name) == (field.description or described(page, name)) != "", name
+
+
+@pytest.mark.parametrize(("name", "choices"), CHOICES.items(), ids=CHOICES)
+def test_a_field_with_choices_is_a_list(
+    stack: Stack, page: Page, name: str, choices: list[str]
+) -> None:
+    open_form(page, stack)
+    open_choices(page, name)
+
+    assert page.get_by_role("option").all_inner_texts() == choices
+
+
+def test_a_video_is_made_from_the_form(stack: Stack, page: Page) -> None:
+    open_form(page, stack)
+    field_of(page, "prompt").get_by_role("textbox").fill(PROMPT)
+    field_of(page, "duration").get_by_role("spinbutton").fill("1")
+    open_choices(page, "model")
+    page.get_by_role("option", name="preview").click()
+    with page.expect_response(re.compile("/create_flow_run$")) as response:
+        page.get_by_role("button", name="Submit").click()
+    run_id = response.value.json()["id"]
+
+    page.goto(f"{stack.url}/v2/runs/flow-run/{run_id}")
+    run = stack.wait(run_id)
+
+    assert run["state_type"] == "COMPLETED", stack.log
+    assert run["parameters"] == JobSpec(prompt=PROMPT, duration=1).to_json()
+    page.get_by_text(f"preview: {PROMPT}").first.wait_for()
+    page.get_by_text("Completed", exact=True).first.wait_for()
+
+
+def test_the_page_of_a_run_shows_its_five_tasks(
+    stack: Stack, run_id: str, page: Page, shoot: Shoot
+) -> None:
+    page.goto(f"{stack.url}/v2/runs/flow-run/{run_id}?tab=TaskRuns")
+    page.get_by_text(re.compile("^notify-")).first.wait_for()
+
+    page.get_by_text("5 Task runs").first.wait_for()
+    for task in TASKS:
+        page.get_by_text(re.compile(f"^{task}-")).first.wait_for()
+    page.locator("canvas").first.wait_for()  # the graph
+    shoot("prefect-run")
+
+
+def test_a_run_shows_progress_poster_link_and_facts(
+    stack: Stack, run_id: str, page: Page, shoot: Shoot
+) -> None:
+    artifacts = stack.artifacts(run_id)
+    assert set(artifacts) == {"progress", "poster", "video", "facts"}
+
+    page.goto(f"{stack.url}/v2/runs/flow-run/{run_id}?tab=Artifacts")
+    for artifact in artifacts.values():
+        page.get_by_text(artifact["key"]).first.wait_for()
+    shoot("prefect-artifacts")
+
+    shown = {}
+    for name, artifact in artifacts.items():
+        page.goto(f"{stack.url}/v2/artifacts/artifact/{artifact['id']}")
+        page.get_by_text(artifact["description"]).first.wait_for()
+        page.get_by_role("tab", name="Raw").wait_for()
+        shoot(f"prefect-artifact-{name}")
+        shown[name] = page.locator("main").inner_text()
+    assert re.search(r"Progress: \d+%", shown["progress"])
+    assert "output.mp4" in shown["video"]
+    assert "1280 x 720, 1.04 s at 24 fps" in shown["facts"]
+
+
+def open_form(page: Page, stack: Stack) -> None:
+    """The form for a custom run, reached as a person reaches it."""
+    page.goto(f"{stack.url}/v2/deployments")
+    page.get_by_role("link", name="preview-local").first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    page.get_by_text("owner (Optional)").wait_for()
+
+
+def field_of(page: Page, name: str) -> Locator:
+    """The box around a field's label, description and control."""
+    label = page.get_by_text(f"{name} (Optional)", exact=True)
+    return page.locator("form div.group").filter(has=label)
+
+
+def described(page: Page, name: str) -> str:
+    """What stands below a field's label."""
+    _, *rest = field_of(page, name).locator("xpath=.//label/..").inner_text().splitlines()
+    return " ".join(rest).strip()
+
+
+def open_choices(page: Page, name: str) -> None:
+    """Open the list of a field with choices."""
+    field_of(page, name).get_by_role("button", name=f"Select {name}").click()
+    page.get_by_role("option").first.wait_for()

@@ -1,0 +1,479 @@
+"""The inference server over a real unix socket, and the client that survives its death."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import uvicorn
+
+from stillreel.errors import (
+    InferenceCancelled,
+    InferenceFailed,
+    InferenceServerAway,
+    InferenceStalled,
+    ModelUnavailable,
+)
+from stillreel.inference.client import InferenceClient, connect, socket_path
+from stillreel.inference.entry import DecodeOrder, Entry, InferenceOrder, Kind, State
+from stillreel.inference.latents import read_facts, write_latents
+from stillreel.inference.runner import Runner
+from stillreel.inference.server import make_app
+from stillreel.job import Phase
+from stillreel.models.base import Generated
+from stillreel.settings import get_settings
+from tests.fake_backend import GATE_SECONDS, Gate, Script, make_shot
+
+# httpcore 1.0 leaves closing to the garbage collector where connecting to a unix socket fails.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket.*family=1:ResourceWarning")
+
+STALL = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets() -> Iterator[None]:
+    """While that warning is ignored, not in whatever test comes later."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory whose name is short enough for a socket."""
+    with TemporaryDirectory(prefix="sr-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def client(script: Script, folder: Path) -> Iterator[InferenceClient]:
+    """A client of a server in this process, whose backends follow the script."""
+    runner = Runner(script.load_backend, claim_seconds=60)
+    config = uvicorn.Config(
+        make_app(runner), uds=str(folder / "s"), log_level="error", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    client = InferenceClient(folder / "s", wait_for_server=GATE_SECONDS)
+    yield client
+    script.open_all()
+    client.close()
+    server.should_exit = True
+    thread.join(GATE_SECONDS)
+    assert not thread.is_alive()
+
+
+def inference_order(folder: Path, prompt: str = "sea") -> InferenceOrder:
+    return InferenceOrder(
+        shot=make_shot(prompt),
+        digest=f"digest-{prompt}",
+        latents_path=str(folder / f"{prompt}.safetensors"),
+    )
+
+
+def decode_order(folder: Path, prompt: str = "sea") -> DecodeOrder:
+    """Of latents that are stored by this call."""
+    path = folder / f"{prompt}.latents"
+    write_latents(path, make_shot(prompt, frames=20), Generated({"value": np.zeros(1)}))
+    return DecodeOrder(
+        digest=f"sha-{prompt}", latents_path=str(path), spool_dir=str(folder / f"spool-{prompt}")
+    )
+
+
+def ignore(_: Entry) -> None:
+    """For tests that do not look at progress."""
+
+
+def test_an_inference_is_followed_to_its_end(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    seen: list[Entry] = []
+    gate = script.gate("sea")
+
+    def on_entry(entry: Entry) -> None:
+        seen.append(entry)
+        if entry.state is State.RUNNING:
+            gate.open()
+
+    order = inference_order(folder)
+    entry = client.infer("run", order, stall_seconds=STALL, on_entry=on_entry)
+    assert entry.state is State.FINISHED
+    assert Path(order.latents_path).exists()
+    assert seen[-1] == entry
+    versions = [one.version for one in seen]
+    assert versions == sorted(set(versions))
+    assert client.find(Kind.INFERENCE, "run") == entry
+
+
+def test_a_second_client_attaches(client: InferenceClient, folder: Path, script: Script) -> None:
+    for attached in (False, True):
+        seen: list[Entry] = []
+        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=seen.append)
+        assert seen[0].attached is attached  # also a finished one is told, once
+    assert script.log.count("generate sea") == 1
+
+
+def test_frames_are_read_and_the_spool_is_gone_after_it(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    order, seen = decode_order(folder), list[Entry]()
+    with client.decode("run", order, stall_seconds=STALL, on_entry=seen.append) as decoded:
+        frames = np.concatenate(list(decoded.chunks))
+    assert frames[:, 0, 0, 0].tolist() == list(range(20))
+    assert seen[-1].state is State.FINISHED
+    assert seen[-1].seconds["gpu"] > 0
+    assert client.find(Kind.DECODE, "run") is None
+    assert not Path(order.spool_dir).exists()
+
+
+def test_frames_are_read_while_the_rest_is_decoded(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    script.chunk = 8
+    gate = script.gate("sea", decode=True)
+    order = decode_order(folder)
+    with client.decode("run", order, stall_seconds=STALL, on_entry=ignore) as decoded:
+        assert len(next(decoded.chunks)) == 8
+        gate.wait()  # the decoder stands before its second chunk
+        gate.open()
+        assert sum(len(chunk) for chunk in decoded.chunks) == 12
+
+
+def test_a_reader_that_fails_leaves_no_spool(client: InferenceClient, folder: Path) -> None:
+    order = decode_order(folder)
+    with (
+        pytest.raises(ZeroDivisionError),
+        client.decode("run", order, stall_seconds=STALL, on_entry=ignore) as decoded,
+    ):
+        next(decoded.chunks)
+        raise ZeroDivisionError
+    client.infer("idle", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    assert client.find(Kind.DECODE, "run") is None
+    assert not Path(order.spool_dir).exists()
+
+
+@pytest.mark.parametrize("made", [19, 24], ids=["too few", "too many"])
+def test_a_decode_that_breaks_its_promise_fails_its_reader(
+    client: InferenceClient, folder: Path, script: Script, made: int
+) -> None:
+    script.frames_made = made
+    with (
+        pytest.raises(InferenceFailed, match=f"{made} frames instead of 20"),
+        client.decode("run", decode_order(folder), stall_seconds=STALL, on_entry=ignore) as decoded,
+    ):
+        list(decoded.chunks)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (ModelUnavailable("no weights"), ModelUnavailable, "no weights"),
+        (RuntimeError("secret"), InferenceFailed, "the model failed: RuntimeError"),
+    ],
+    ids=["ours", "unknown"],
+)
+def test_the_error_of_the_server_is_raised_here(
+    client: InferenceClient,
+    folder: Path,
+    script: Script,
+    error: Exception,
+    expected: type[Exception],
+    message: str,
+) -> None:
+    script.errors["sea"] = error
+    with pytest.raises(expected, match=f"^{message}$"):
+        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+
+
+def test_no_progress_is_a_stall_and_frees_the_run(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    script.gate("sea")
+    with pytest.raises(InferenceStalled, match="phase"):
+        client.infer("run", inference_order(folder), stall_seconds=0.2, on_entry=ignore)
+    assert client.find(Kind.INFERENCE, "run") is None
+
+
+def test_waiting_in_the_queue_is_no_stall(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    gate = script.gate("first")
+    blocker = Thread(
+        target=client.infer,
+        args=("first", inference_order(folder, "first")),
+        kwargs={"stall_seconds": STALL, "on_entry": ignore},
+    )
+    blocker.start()
+    gate.wait()
+    seen: list[Entry] = []
+
+    def on_entry(entry: Entry) -> None:
+        seen.append(entry)
+        if len(seen) == 4:  # three waits that were longer than the stall limit
+            gate.open()
+
+    order = inference_order(folder, "second")
+    entry = client.infer("second", order, stall_seconds=0.1, on_entry=on_entry)
+    blocker.join(GATE_SECONDS)
+    assert entry.state is State.FINISHED
+    assert [one.position for one in seen[:4]] == [1, 1, 1, 1]
+
+
+def test_a_cancelled_inference_tells_who_follows_it(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    gate = script.gate("sea")
+
+    def on_entry(entry: Entry) -> None:
+        if entry.state is State.QUEUED:
+            return
+        canceller.start()
+
+    def cancel() -> None:
+        client.cancel(Kind.INFERENCE, "run")
+        gate.open()
+
+    canceller = Thread(target=cancel)
+    runs = InferenceClientThread(client, folder, on_entry)
+    gate.wait()
+    runs.join()
+    canceller.join(GATE_SECONDS)
+    assert isinstance(runs.error, InferenceCancelled) or script.log.count("generate sea") == 2
+
+
+class InferenceClientThread:
+    """An `infer` in a thread; its error is kept."""
+
+    def __init__(self, client: InferenceClient, folder: Path, on_entry: Callable[[Entry], None]):
+        self.error: Exception | None = None
+        self._call = lambda: client.infer(
+            "run", inference_order(folder), stall_seconds=STALL, on_entry=on_entry
+        )
+        self._thread = Thread(target=self._run)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join(GATE_SECONDS)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except Exception as exc:
+            self.error = exc
+
+
+def test_a_long_poll_returns_with_the_change(
+    client: InferenceClient, folder: Path, script: Script
+) -> None:
+    gate: Gate = script.gate("sea")
+    http = client._http
+    body = inference_order(folder).model_dump(mode="json")
+    version = http.put("/inferences/run", json=body).json()["version"]
+    gate.wait()
+    opener = Thread(target=gate.open)
+    running = http.get("/inferences/run", params={"after": version, "wait": 30}).json()
+    opener.start()
+    after = running["version"]
+    assert http.get("/inferences/run", params={"after": after, "wait": 30}).json()["version"] > after
+    opener.join()
+
+
+def test_what_is_not_known_or_not_valid_is_refused(client: InferenceClient, folder: Path) -> None:
+    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    http = client._http
+    assert http.get("/inferences/other").status_code == 404
+    assert http.get("/nonsense/run").status_code == 422
+    assert http.get("/inferences/run", params={"wait": 31}).status_code == 422
+    assert http.put("/inferences/run", json={"shot": 1}).status_code == 422
+    assert http.delete("/inferences/run").status_code == 204
+    assert http.delete("/inferences/run").status_code == 404
+
+
+def test_a_server_that_never_comes_is_away(folder: Path) -> None:
+    client = InferenceClient(folder / "nobody", wait_for_server=0.2)
+    with pytest.raises(InferenceServerAway, match="stillreel host"):
+        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    with pytest.raises(InferenceServerAway):
+        client.health()
+    client.cancel(Kind.INFERENCE, "run")  # nothing to cancel is no error
+    client.close()
+
+
+def test_a_socket_that_nobody_listens_on_is_away(folder: Path) -> None:
+    (folder / "s").touch()
+    client = InferenceClient(folder / "s", wait_for_server=0.2)
+    with pytest.raises(InferenceServerAway):
+        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.close()
+
+
+@pytest.mark.parametrize("length", [10, 90, 300], ids=["short", "long", "very long"])
+def test_the_name_of_the_socket_is_short_enough(folder: Path, length: int) -> None:
+    home = folder / ("x" * min(length, 200)) / ("y" * max(0, length - 200))
+    path = socket_path(home, 3)
+    assert len(os.fsencode(path)) < 108
+    assert path == socket_path(home, 3)
+    assert path != socket_path(home, 2)
+    assert path != socket_path(home / "other", 3)
+
+
+class Servers:
+    """Real server processes, one after the other, on one socket."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.socket = home / "run" / "gpu0.sock"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *, seconds_per_step: float = 0.0) -> subprocess.Popen[bytes]:
+        env = os.environ | {"STILLREEL_PREVIEW_SECONDS_PER_STEP": str(seconds_per_step)}
+        argv = [sys.executable, "-m", "stillreel.inference.server", "--socket", str(self.socket)]
+        process = subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL)
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def servers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+    monkeypatch.setenv("STILLREEL_HOME", str(folder))
+    get_settings.cache_clear()
+    servers = Servers(folder)
+    yield servers
+    servers.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "stopped"])
+def test_an_inference_survives_the_end_of_its_server(
+    servers: Servers, folder: Path, number: signal.Signals
+) -> None:
+    servers.start(seconds_per_step=0.05)
+    ended: list[int] = []
+
+    def on_entry(entry: Entry) -> None:
+        if entry.step >= 1 and not ended:
+            servers.processes[0].send_signal(number)
+            ended.append(servers.processes[0].wait())
+            servers.start()
+
+    order = inference_order(folder).model_copy(
+        update={"shot": make_shot("slow zoom in").model_copy(update={"steps": 20})}
+    )
+    with connect(get_settings(), "run") as client:
+        entry = client.infer("run", order, stall_seconds=STALL, on_entry=on_entry)
+    assert ended == [-9 if number is signal.SIGKILL else 0]
+    assert entry.state is State.FINISHED
+    assert read_facts(Path(order.latents_path))[0] == order.shot
+
+
+def test_a_server_that_dies_under_the_work_each_time_is_away(
+    servers: Servers, folder: Path
+) -> None:
+    servers.start(seconds_per_step=0.05)
+
+    def on_entry(entry: Entry) -> None:
+        if entry.step >= 1:
+            servers.processes[-1].kill()
+            servers.processes[-1].wait()
+            servers.start(seconds_per_step=0.05)
+
+    order = inference_order(folder).model_copy(
+        update={"shot": make_shot("slow zoom in").model_copy(update={"steps": 200})}
+    )
+    with (
+        connect(get_settings(), "run") as client,
+        pytest.raises(InferenceServerAway, match="died under this job"),
+    ):
+        client.infer("run", order, stall_seconds=STALL, on_entry=on_entry)
+    assert len(servers.processes) == 4
+
+
+def test_ctrl_c_is_not_for_the_server_and_sigterm_ends_it_while_clients_wait(
+    servers: Servers, folder: Path
+) -> None:
+    process = servers.start(seconds_per_step=30)
+    client = InferenceClient(servers.socket, wait_for_server=GATE_SECONDS)
+    http = client._http
+    first = client._start(Kind.INFERENCE, "first", inference_order(folder))
+    client._start(Kind.INFERENCE, "second", inference_order(folder, "second"))
+    assert first.phase is Phase.QUEUED
+    process.send_signal(signal.SIGINT)
+    assert client.health().queued == 1
+    waiter = Thread(target=_poll, args=(http,))
+    waiter.start()
+    process.terminate()
+    waiter.join(GATE_SECONDS)
+    assert not waiter.is_alive()
+    client.close()
+
+
+def _poll(http: httpx.Client) -> None:
+    """A wait of 30 s for something that does not change."""
+    try:
+        http.get("/inferences/second", params={"after": 10**6, "wait": 30})
+    except httpx.TransportError:
+        return
+
+
+def test_the_server_dies_with_its_parent(folder: Path) -> None:
+    code = (
+        "import subprocess, sys; "
+        "p = subprocess.Popen([sys.executable, '-m', 'stillreel.inference.server', "
+        f"'--socket', {str(folder / 's')!r}]); print(p.pid, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdout
+    assert parent.stdin
+    server = psutil.Process(int(parent.stdout.readline()))
+    client = InferenceClient(folder / "s", wait_for_server=GATE_SECONDS)
+    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.close()
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    gone, _ = psutil.wait_procs([server], timeout=GATE_SECONDS)
+    assert gone
+
+
+def test_a_model_that_is_not_here_ends_the_server_with_one_line(folder: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "stillreel.inference.server",
+            "--socket",
+            str(folder / "s"),
+            "--model",
+            "no-such",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("cannot load no-such: ")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,558 @@
+"""The whole job on the real Prefect engine: what it makes, keeps, repeats, refuses and tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import av
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.utilities.callables import parameter_schema
+
+from stillreel.errors import ImageError, RequestRejected, StaleExecution, StillreelError
+from stillreel.job import JobSpec, Prepared, Video
+from stillreel.jobs import Execution, assert_current
+from stillreel.settings import get_settings
+from stillreel.storage import Storage
+from tasks.cache_keys import host_step_key, step_key
+from tests.fake_backend import make_shot
+from tests.receiver import Receiver, answer, receiver
+
+from .conftest import (
+    SECONDS,
+    Job,
+    MakeJob,
+    block_outputs,
+    forget_inference,
+    png,
+    read_json,
+    work_dir,
+)
+
+SECRET = "whsec_dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldA=="
+ORDER = ["fetch-image", "infer", "encode", "upload", "notify"]
+
+
+def names(runs: list[TaskRun]) -> list[str]:
+    """The names of tasks, without the part that is the run's own."""
+    return [run.name.rpartition("-")[0] for run in runs]
+
+
+def states(runs: list[TaskRun]) -> list[str]:
+    return [
+        f"{name} {run.state_name}" for name, run in zip(names(runs), runs, strict=True)
+    ]
+
+
+def reason(state: State[Any]) -> StillreelError:
+    """The error that a failed run ended with."""
+    assert state.is_failed(), state
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, StillreelError)
+    return error
+
+
+# --- what is made -----------------------------------------------------------------------------
+
+
+def test_an_image_becomes_the_video_that_was_asked_for(
+    make_job: MakeJob, storage: Storage, image_key: str
+) -> None:
+    job = make_job(image_key=image_key, prompt="slow zoom in", width=160, height=90, fps=30)
+    video = job.video()
+    assert names(job.task_runs(5)) == ORDER
+    with av.open(BytesIO(storage.get_bytes(video.key))) as movie:
+        stream = movie.streams.video[0]
+        frames = sum(1 for _ in movie.decode(stream))
+        assert (stream.width, stream.height, stream.codec.name) == (160, 90, "h264")
+        assert (frames, stream.average_rate) == (16, 30)
+        assert movie.metadata["title"] == "slow zoom in"
+    with Image.open(BytesIO(storage.get_bytes(video.poster_key))) as poster:
+        assert (poster.size, poster.format) == ((160, 90), "JPEG")
+    with av.open(BytesIO(storage.get_bytes(video.teaser_key))) as teaser:
+        assert teaser.streams.video[0].frames > 1
+    assert not work_dir(job).exists()
+    assert job.run.name == "preview: slow zoom in"
+
+
+def test_the_results_are_small_json(make_job: MakeJob) -> None:
+    job = make_job(prompt="pan left")
+    state = job.execute()
+    results = [job.run.state, *(run.state for run in job.task_runs(5))]
+    for stored in results:
+        assert stored
+        assert len(json.dumps(stored.data.model_dump(mode="json"))) < 2000  # pyright: ignore
+    video = state.result()
+    assert isinstance(video, Video)
+    assert len(video.model_dump_json()) < 2000
+
+
+def test_the_receipt_says_what_was_made(
+    make_job: MakeJob, storage: Storage, image_key: str
+) -> None:
+    job = make_job(image_key=image_key, prompt="tilt up", seed=11)
+    video = job.video()
+    receipt = read_json(storage, video.receipt_key)
+    assert receipt["job_id"] == job.job_id
+    assert receipt["model"]["seed"] == 11
+    assert receipt["input"]["prompt"] == "tilt up"
+    assert receipt["video"]["sha256"] == video.sha256
+    assert receipt["video"]["frames"] == 13
+    assert receipt["took"]["execution"] == 1
+    infer_gpu = receipt["took"]["infer_seconds"]["gpu"]
+    assert receipt["took"]["gpu_seconds"] > infer_gpu > 0  # the decode has taken some as well
+    assert receipt["video"]["video"] == f"outputs/{job.job_id}/output.mp4"
+
+
+def test_a_job_shows_its_video_poster_facts_and_all_of_its_progress(make_job: MakeJob) -> None:
+    job = make_job(prompt="zoom", width=129)
+    video = job.video()
+    artifacts = job.artifacts()
+    assert artifacts["progress"].data == 100
+    assert f"/{video.key})" in str(artifacts["video"].data)
+    assert video.poster_key in str(artifacts["poster"].data)
+    facts = {row["what"]: row["value"] for row in json.loads(str(artifacts["facts"].data))}
+    assert facts["size"] == "128 x 72, 0.54 s at 24 fps"
+    assert facts["warnings"] == video.warnings[0]
+    assert "129x72" in video.warnings[0]
+
+
+def test_a_prompt_alone_is_enough_and_an_equal_seed_is_an_equal_video(make_job: MakeJob) -> None:
+    first, second, third = (make_job(prompt="zoom", seed=seed).video() for seed in (1, 1, 2))
+    assert first.size == pytest.approx(second.size, rel=0.1)
+    assert first.key != second.key
+    assert third.sha256 != first.sha256
+
+
+# --- what is not repeated ---------------------------------------------------------------------
+
+
+def test_a_second_execution_takes_what_is_finished(make_job: MakeJob) -> None:
+    """The first execution dies in upload, the second goes on there."""
+    job = make_job(prompt="zoom")
+    obstacle = block_outputs(job)
+    reason(job.execute())
+    assert states(job.task_runs(4))[:3] == [
+        "fetch-image Completed",
+        "infer Completed",
+        "encode Completed",
+    ]
+    obstacle.unlink()
+    assert forget_inference(job)
+    video = job.video()
+    assert states(job.task_runs(9))[4:] == [
+        "fetch-image Cached",
+        "infer Cached",
+        "encode Cached",
+        "upload Completed",
+        "notify Completed",
+    ]
+    assert not forget_inference(job)  # nobody asked for it again
+    assert video.size > 0
+
+
+def test_encode_is_repeated_where_its_files_are_gone_and_upload_is_not(
+    make_job: MakeJob, storage: Storage
+) -> None:
+    job = make_job(prompt="zoom")
+    before = job.video()
+    stored = storage.head(before.key)
+    assert not work_dir(job).exists()
+    after = job.video()
+    assert states(job.task_runs(11))[5:] == [
+        "fetch-image Cached",
+        "infer Cached",
+        "encode Cached",
+        "encode Completed",
+        "upload Cached",
+        "notify Cached",
+    ]
+    assert after == before
+    assert storage.head(before.key) == stored
+
+
+def test_another_host_encodes_again_and_infers_nothing(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(prompt="zoom")
+    obstacle = block_outputs(job)
+    reason(job.execute())
+    obstacle.unlink()
+    forget_inference(job)
+    shutil.rmtree(work_dir(job))
+    monkeypatch.setenv("STILLREEL_HOST_NAME", "another-host")
+    get_settings.cache_clear()
+    job.video()
+    assert states(job.task_runs(9))[4:] == [
+        "fetch-image Cached",
+        "infer Cached",
+        "encode Completed",
+        "upload Completed",
+        "notify Completed",
+    ]
+    assert not forget_inference(job)
+
+
+def test_latents_that_were_stored_before_a_death_are_found(
+    make_job: MakeJob, storage: Storage
+) -> None:
+    """A host stored the latents and died before Prefect knew; all else is gone with it."""
+    job, other = make_job(prompt="zoom"), make_job(prompt="zoom")
+    job.video()
+    [stored] = storage.list(f"latents/{job.job_id}/")
+    key = stored.key.replace(job.job_id, other.job_id)
+    storage.put_bytes(key, storage.get_bytes(stored.key), content_type=stored.content_type)
+    before = read_json(storage, f"outputs/{job.job_id}/receipt.json")["took"]["infer_seconds"]
+    receipt = read_json(storage, other.video().receipt_key)
+    assert receipt["took"]["infer_seconds"] == before
+
+
+def test_the_key_of_a_step_is_the_same_in_another_process() -> None:
+    run_id = uuid4()
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, '.')\n"
+        "from tests.workflow.test_generate_video import some_keys\n"
+        f"print('|'.join(some_keys('{run_id}')))\n"
+    )
+    env = os.environ | {"PYTHONHASHSEED": "77"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
+    assert done.stdout.strip().split("|") == some_keys(str(run_id))
+
+
+def test_keys_differ_by_task_run_and_inputs_and_not_by_execution() -> None:
+    run_id = str(uuid4())
+    base = some_keys(run_id)
+    assert len(set(base)) == len(base)
+    assert not set(base) & set(some_keys(str(uuid4())))
+    assert some_keys(run_id, execution=2) == base
+    assert set(some_keys(run_id, prompt="other")) & set(base) == set()
+
+
+def some_keys(run_id: str, *, execution: int = 1, prompt: str = "zoom") -> list[str]:
+    """The keys of two tasks with equal inputs, and of one on this host."""
+    parameters = {
+        "execution": Execution(run_id, "job_1", execution),
+        "spec": JobSpec(prompt=prompt),
+        "prepared": Prepared(shot=make_shot(prompt)),
+    }
+    contexts: list[Any] = [
+        SimpleNamespace(
+            task=SimpleNamespace(name=name), task_run=SimpleNamespace(flow_run_id=run_id)
+        )
+        for name in ("infer", "encode")
+    ]
+    return [
+        *(step_key(context, parameters) for context in contexts),
+        host_step_key(contexts[0], parameters),
+    ]
+
+
+# --- reuse ------------------------------------------------------------------------------------
+
+
+def reuse_note(video: Video, storage: Storage) -> tuple[str, float]:
+    receipt = read_json(storage, video.receipt_key)
+    return receipt["cost"]["reused_from"], receipt["took"]["infer_seconds"]["gpu"]
+
+
+def test_an_equal_job_takes_the_stored_latents(
+    make_job: MakeJob, storage: Storage, image_key: str
+) -> None:
+    values = {"image_key": image_key, "prompt": "reuse me", "reuse": True, "seed": -1}
+    first, second = make_job(**values), make_job(**values)
+    assert reuse_note(first.video(), storage)[0] == ""
+    assert reuse_note(second.video(), storage) == (first.job_id, 0.0)
+    assert not forget_inference(second)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prompt": "another"}, {"seed": 8}, {"owner": "somebody"}, {"reuse": False}],
+    ids=["prompt", "seed", "owner", "not asked for"],
+)
+def test_a_job_that_is_not_equal_infers_itself(
+    make_job: MakeJob, storage: Storage, change: dict[str, Any]
+) -> None:
+    values = {"prompt": f"first of {sorted(change)}", "reuse": True}
+    make_job(**values).video()
+    note = reuse_note(make_job(**(values | change)).video(), storage)
+    assert note[0] == ""
+    assert note[1] > 0
+
+
+def test_latents_that_have_expired_are_made_again(make_job: MakeJob, storage: Storage) -> None:
+    values = {"prompt": "expired", "reuse": True}
+    first = make_job(**values)
+    first.video()
+    [stored] = storage.list(f"latents/{first.job_id}/")
+    storage.delete(stored.key)
+    assert reuse_note(make_job(**values).video(), storage)[0] == ""
+
+
+# --- what is refused, and what is tried again -------------------------------------------------
+
+
+def saved(image: Image.Image, name: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def gradient(size: tuple[int, int] = (160, 90)) -> Image.Image:
+    return Image.linear_gradient("L").resize(size).convert("RGB")
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn right: the camera was held upright
+    return saved(gradient(), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "0 bytes"),
+        (b"not an image at all", "not an image"),
+        (saved(gradient(), "JPEG")[:600], "damaged or cut off"),
+        (saved(Image.new("1", (30_000, 30_000)), "PNG"), "too many pixels"),
+    ],
+    ids=["0 bytes", "text", "truncated", "bomb"],
+)
+def test_a_bad_image_fails_at_the_first_try(
+    make_job: MakeJob, storage: Storage, data: bytes, words: str
+) -> None:
+    storage.put_bytes("inputs/test/bad.png", data, content_type="image/png")
+    job = make_job(image_key="inputs/test/bad.png")
+    error = reason(job.execute())
+    assert isinstance(error, ImageError)
+    assert words in error.message
+    [run] = job.task_runs(1)
+    assert (run.state_name, run.run_count) == ("Failed", 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "warning"),
+    [
+        (saved(gradient(), "GIF", save_all=True, append_images=[gradient()]), (128, 72), "several"),
+        (saved(gradient().convert("CMYK"), "JPEG"), (128, 72), ""),
+        (saved(gradient((1, 1)), "PNG"), (128, 72), "tiny"),
+        (rotated(), (72, 128), ""),
+    ],
+    ids=["animated", "cmyk", "1 pixel", "rotated by EXIF"],
+)
+def test_an_odd_image_becomes_a_video(
+    make_job: MakeJob, storage: Storage, data: bytes, size: tuple[int, int], warning: str
+) -> None:
+    storage.put_bytes("inputs/test/odd", data, content_type="image/any")
+    width = size[0]
+    height = 0 if size[1] > size[0] else size[1]  # of an upright image: by its shape
+    video = make_job(image_key="inputs/test/odd", width=width, height=height).video()
+    assert (video.width, video.height) == size
+    assert bool(video.warnings) is bool(warning)
+    assert warning in " ".join(video.warnings)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"prompt": ""}, "neither an image nor a prompt"),
+        ({"prompt": "x", "image_key": "inputs/none.png"}, "upload it first"),
+        ({"prompt": "x", "image_url": "http://127.0.0.1/x.png"}, ""),
+        ({"image_key": "inputs/a", "image_url": "http://a.example/"}, "keep one of them"),
+        ({"prompt": "x", "preset": "ultra"}, "no preset"),
+        ({"prompt": "x", "width": 8}, "not a size"),
+    ],
+    ids=["nothing", "no object", "private address", "two images", "preset", "size"],
+)
+def test_an_order_that_cannot_be_fails_at_the_first_try(
+    make_job: MakeJob, values: dict[str, Any], words: str
+) -> None:
+    job = make_job(**values)
+    error = reason(job.execute())
+    assert isinstance(error, RequestRejected)
+    assert words in error.message
+    [run] = job.task_runs(1)
+    assert run.run_count == 1
+
+
+def test_a_storage_that_is_away_for_a_while_is_tried_again(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {
+        "S3_BUCKET": "videos",
+        "S3_REGION": "us-east-1",
+        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+    }.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    job = make_job(image_key="inputs/test/late.png", prompt="zoom")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    starter = Thread(target=start_when_awaited, args=(job, server, f"http://127.0.0.1:{port}"))
+    starter.start()
+    try:
+        video = job.video()
+    finally:
+        starter.join(SECONDS)
+        server.stop()
+    assert video.size > 0
+    runs = job.task_runs(5)
+    assert states(runs) == [f"{name} Completed" for name in ORDER]
+    assert [run.run_count for run in runs] == [2, 1, 1, 1, 1]
+
+
+def start_when_awaited(job: Job, server: ThreadedMotoServer, url: str) -> None:
+    """Start the storage once a task has failed without it, and waits to try again."""
+    with get_client(sync_client=True) as client:
+        while not any(run.state_name == "AwaitingRetry" for run in client.read_task_runs(
+            flow_run_filter=job._filter()
+        )):
+            Event().wait(0.1)
+    server.start()
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="any",
+        aws_secret_access_key="any",
+    )
+    s3.create_bucket(Bucket="videos")
+    s3.put_object(Bucket="videos", Key="inputs/test/late.png", Body=png())
+    s3.close()
+
+
+# --- who is told ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Receiver]]:
+    """Starts the receiver of all jobs of this test."""
+    started: list[Receiver] = []
+
+    def start(*answers: Any) -> Receiver:
+        opened = receiver(*answers).__enter__()
+        started.append(opened)
+        monkeypatch.setenv("STILLREEL_WEBHOOK_URL", opened.url)
+        monkeypatch.setenv("STILLREEL_WEBHOOK_SECRET", SECRET)
+        get_settings.cache_clear()
+        return opened
+
+    yield start
+    for opened in started:
+        opened.__exit__(None, None, None)
+
+
+def test_the_receiver_is_told_with_a_signature(
+    make_job: MakeJob, listen: Callable[..., Receiver]
+) -> None:
+    heard = listen()
+    job = make_job(prompt="zoom")
+    video = job.video()
+    [request] = heard.requests
+    message = request.verify(SECRET)
+    assert request.headers["webhook-id"] == f"{job.job_id}-r1"
+    assert (message["job_id"], message["status"], message["error"]) == (
+        job.job_id,
+        "completed",
+        None,
+    )
+    assert message["video_url"].endswith(video.key)
+    assert message["type"] == "video.completed"
+    assert message["data"]["video"]["sha256"] == video.sha256
+    job.video()
+    assert len(heard.requests) == 1  # a second execution tells nothing new
+
+
+def test_a_receiver_that_is_dead_costs_no_video(
+    make_job: MakeJob, listen: Callable[..., Receiver], storage: Storage
+) -> None:
+    heard = listen(answer(500))
+    job = make_job(prompt="zoom")
+    state = job.execute()
+    assert state.is_completed()
+    last = job.task_runs(5)[-1]
+    assert (names([last]), last.state_name, last.run_count) == (["notify"], "Failed", 3)
+    assert len(heard.requests) == 3
+    assert len({request.headers["webhook-id"] for request in heard.requests}) == 1
+    assert storage.head(f"outputs/{job.job_id}/receipt.json")
+    assert not work_dir(job).exists()
+
+
+def test_a_receiver_that_comes_back_is_told(
+    make_job: MakeJob, listen: Callable[..., Receiver]
+) -> None:
+    heard = listen(answer(503), answer(204))
+    job = make_job(prompt="zoom")
+    job.video()
+    assert states(job.task_runs(5))[-1] == "notify Completed"
+    assert len(heard.requests) == 2
+
+
+def test_a_failed_job_is_told_once_and_why(
+    make_job: MakeJob, listen: Callable[..., Receiver]
+) -> None:
+    heard = listen()
+    job = make_job(prompt="")
+    error = reason(job.execute())
+    [request] = heard.requests
+    message = request.verify(SECRET)
+    assert (message["status"], message["error"]) == ("failed", error.message)
+    assert message["video_url"] is None
+    assert request.headers["webhook-id"] == f"{job.job_id}-r1"
+
+
+# --- doors ------------------------------------------------------------------------------------
+
+
+def test_the_form_of_the_flow_is_the_order() -> None:
+    from flows.generate_video import generate_video
+
+    form = parameter_schema(generate_video).model_dump()["properties"]
+    order = JobSpec.model_json_schema()["properties"]
+    assert list(form) == list(order)
+    told = ("type", "default", "enum", "minimum", "maximum", "exclusiveMinimum", "maxLength")
+    for name, field in order.items():
+        assert {key: form[name].get(key) for key in (*told, "pattern")} == {
+            key: field.get(key) for key in (*told, "pattern")
+        }, name
+
+
+def test_an_execution_that_is_not_the_current_one_is_stale(make_job: MakeJob) -> None:
+    job = make_job(prompt="zoom")
+    with pytest.raises(StaleExecution, match="not running"):
+        assert_current(Execution(str(job.run_id), job.job_id, 0))
+    job.video()
+    with pytest.raises(StaleExecution, match="not running"):
+        assert_current(Execution(str(job.run_id), job.job_id, 1))
+    job.video()
+    with pytest.raises(StaleExecution, match="execution 2 has taken over from 1"):
+        assert_current(Execution(str(job.run_id), job.job_id, 1))
+
+
+def test_nothing_of_a_job_is_left_on_the_host(make_job: MakeJob) -> None:
+    make_job(prompt="zoom").video()
+    left = [path for path in Path(get_settings().host.work_dir).rglob("*") if "spool" in path.name]
+    assert left == []
