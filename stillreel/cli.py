@@ -45,7 +45,7 @@ def main() -> None:
         app()
     except StillreelError as exc:
         err.print(f"[bold red]error[/] ({exc.code}): ", end="")
-        err.print(exc.message, markup=False)
+        err.print(exc.message, markup=False, soft_wrap=True)
         sys.exit(_exit_code(exc))
     except KeyboardInterrupt:
         err.print("stopped")
@@ -111,7 +111,7 @@ def generate(
     with progress_bar(err) as listener:
         made = make(data, values, target.absolute(), settings=settings, listener=listener)
     for warning in made.warnings:
-        err.print(f"note: {warning}", markup=False)
+        err.print(f"note: {warning}", markup=False, soft_wrap=True)
     if as_json:
         _print_json(made.to_json())
         return

@@ -133,6 +133,10 @@ def _check_output(output: Path) -> None:
         probe = output.with_name(f".{output.name}.probe")
         probe.touch()
         probe.unlink()
+    except FileExistsError as exc:
+        raise OutputUnwritable(
+            f"{output} cannot be written: {output.parent} is a file; choose another --output"
+        ) from exc
     except OSError as exc:
         raise OutputUnwritable(
             f"{output} cannot be written: {exc.strerror}; choose another --output"

@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import anyio
+import anyio.abc
 import psutil
-from prefect.workers.process import ProcessWorker
+from prefect.workers.process import (
+    ProcessJobConfiguration,
+    ProcessWorker,
+    ProcessWorkerResult,
+)
 
 from stillreel.process import end_tree
 
@@ -55,6 +60,20 @@ class HostWorker(ProcessWorker):
             if run_id not in held:
                 free.append(entry)
         return await super()._submit_scheduled_flow_runs(free)
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Run a flow process to its end, however that was, and report a crash only once.
+
+        The standard worker reports what its executor has reported already, and the second report
+        can hit an execution that has begun since.
+        """
+        result = await super().run(flow_run, configuration, task_status)
+        return ProcessWorkerResult(identifier=result.identifier, status_code=0)
 
     async def hand_over(self) -> None:
         """Take no more runs, and have every flow process give its run back to the queue."""

@@ -97,6 +97,7 @@ class FakeBackend:
         return Generated({"value": np.array([value], np.uint8)}, {"denoise": 0.25}, "uint8")
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:
+        assert arrays
         self._script.log.append(f"decode {shot.prompt}")
         audio = self._script.audio
         return Decoded(

@@ -73,6 +73,7 @@ class Runner:
                 work.claimed_at = time.monotonic()
                 return work.entry.model_copy(update={"attached": True})
             self.cancel(kind, run_id)
+            self._works.pop((kind, run_id), None)
             entry = Entry(kind=kind, run_id=run_id, digest=order.digest, model=_model_of(order))
             work = _Work(entry, order, claimed_at=time.monotonic())
             self._works[(kind, run_id)] = work
@@ -99,14 +100,19 @@ class Runner:
             return None if self._stopping else self._seen(work)
 
     def cancel(self, kind: Kind, run_id: str) -> bool:
-        """Stop and forget an entry, and delete its spool; False when there is none."""
+        """Stop an entry or forget an ended one, and delete its spool; False when there is none.
+
+        What is stopped stays known as cancelled, so that whoever follows it is told.
+        """
         with self._changed:
-            work = self._works.pop((kind, run_id), None)
+            work = self._works.get((kind, run_id))
             if work is None:
                 return False
             work.cancelled = True
             if work.entry.state is State.QUEUED:
                 self._end(work, State.CANCELLED, InferenceCancelled())
+            elif not work.entry.state.is_live:
+                del self._works[(kind, run_id)]
             if work is not self._running:  # else `run` does it, once nothing is written any more
                 _delete_spool(work.order)
         return True

@@ -1,4 +1,4 @@
-"""A real Chromium for the tests of this directory; pictures of what it showed go to .screenshots."""
+"""A real Chromium; pictures of what it showed go to .screenshots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def browser(require: Callable[[str, bool], None]) -> Iterator[Browser]:
     require("the Python package playwright", find_spec("playwright") is not None)
     from playwright.sync_api import sync_playwright
 
-    args = ["--no-sandbox"] if os.getuid() == 0 else []
+    # Prefect's pages call an analytics service, even where analytics are off.
+    args = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    args += ["--no-sandbox"] if os.getuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=args)
         yield browser

@@ -257,8 +257,6 @@ def test_cancelling_stops_between_two_steps_and_the_run_can_start_again(
     runner.start(INFERENCE, "run", order)
     gate.wait()
     assert runner.cancel(INFERENCE, "run")
-    assert runner.watch(INFERENCE, "run", after=-1, wait=0) is None
-    assert not runner.cancel(INFERENCE, "run")
     again = runner.start(INFERENCE, "run", order)
     assert (again.attached, again.state) == (False, State.QUEUED)
     gate.open()
@@ -280,22 +278,23 @@ def test_a_cancelled_entry_in_the_queue_never_runs(
     assert "generate second" not in script.log
 
 
+@pytest.mark.parametrize("queued", [True, False], ids=["queued", "running"])
 def test_who_watches_a_cancelled_inference_is_told(
-    runner: Runner, orders: Orders, script: Script
+    runner: Runner, orders: Orders, script: Script, queued: bool
 ) -> None:
-    gate = script.gate("sea")
+    gate = script.gate("blocker" if queued else "sea")
+    if queued:
+        runner.start(INFERENCE, "blocker", orders.inference("blocker"))
     runner.start(INFERENCE, "run", orders.inference("sea"))
     gate.wait()
-    seen: list[Entry | None] = []
-    watcher = Thread(
-        target=lambda: seen.append(runner.watch(INFERENCE, "run", after=10**6, wait=1))
-    )
-    watcher.start()
-    runner.cancel(INFERENCE, "run")
+    assert runner.cancel(INFERENCE, "run")
     gate.open()
-    watcher.join(GATE_SECONDS)
-    entry = seen[0]  # None: it came too late and is told that there is nothing
-    assert entry is None or entry.state is State.CANCELLED
+    entry = wait_for_end(runner, INFERENCE, "run")
+    assert entry.problem
+    assert (entry.state, entry.problem.code) == (State.CANCELLED, "cancelled")
+    assert runner.cancel(INFERENCE, "run")  # forgets it
+    assert runner.watch(INFERENCE, "run", after=-1, wait=0) is None
+    assert not runner.cancel(INFERENCE, "run")
 
 
 def test_what_nobody_asks_for_is_cancelled(
@@ -328,9 +327,7 @@ def test_what_a_client_waits_for_is_not_cancelled(
     assert wait_for_end(runner, INFERENCE, "run").state is State.FINISHED
 
 
-def test_another_model_is_swapped_in(
-    runner: Runner, orders: Orders, script: Script
-) -> None:
+def test_another_model_is_swapped_in(runner: Runner, orders: Orders, script: Script) -> None:
     runner.start(INFERENCE, "one", orders.inference("one"))
     wait_for_end(runner, INFERENCE, "one")
     runner.start(INFERENCE, "two", orders.inference("two", model="ltx-2"))

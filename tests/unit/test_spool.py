@@ -180,5 +180,3 @@ def test_who_waits_for_a_failed_decode_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(InferenceFailed, match="the model failed"):
         read_spool(tmp_path / "spool", wait_for)
-
-

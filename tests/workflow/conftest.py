@@ -74,13 +74,14 @@ class Job:
 
     def task_runs(self, count: int) -> list[TaskRun]:
         """All task runs by start, once `count` of them have ended: Prefect stores them late."""
+        runs: list[TaskRun] = []
         deadline = monotonic() + SECONDS
         while monotonic() < deadline:
             with get_client(sync_client=True) as client:
                 runs = client.read_task_runs(flow_run_filter=self._filter())
             ended = [run for run in runs if run.state and run.state.is_final()]
             if len(ended) >= count:
-                return sorted(ended, key=lambda run: run.expected_start_time or run.created)
+                return sorted(ended, key=lambda run: str(run.expected_start_time))
             Event().wait(0.1)
         raise AssertionError(f"only {[(run.name, run.state_name) for run in runs]}")
 
@@ -139,17 +140,16 @@ def image_key(storage: Storage) -> str:
 @pytest.fixture
 def make_job(prefect_api: None, inference_server: None) -> MakeJob:
     """`make_job(prompt="zoom")` is a small job that has not been worked on."""
+    return new_job
 
-    def make(**values: Any) -> Job:
-        from flows.generate_video import generate_video
 
-        with get_client(sync_client=True) as client:
-            run = client.create_flow_run(
-                generate_video, parameters=SMALL | values, state=Pending()
-            )
-        return Job(run.id, job_id_of(run.id, run.idempotency_key))
+def new_job(**values: Any) -> Job:
+    """The same, for fixtures that live longer; they need `prefect_api` and `inference_server`."""
+    from flows.generate_video import generate_video
 
-    return make
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(generate_video, parameters=SMALL | values, state=Pending())
+    return Job(run.id, job_id_of(run.id, run.idempotency_key))
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any]:
