@@ -140,12 +140,12 @@ def open_choices(page: Page, name: str) -> None:
     page.get_by_role("option").first.wait_for()
 
 
-def submit(page: Page) -> str:
-    """The id of the run that the form makes; submitted again where SQLite makes Prefect refuse."""
-    for _ in range(5):
-        with page.expect_response(re.compile("/create_flow_run$")) as waiting:
-            page.get_by_role("button", name="Submit").click()
-        if waiting.value.status != 503:
-            break
-    assert waiting.value.ok, (waiting.value.status, waiting.value.text())
-    return waiting.value.json()["id"]
+def submit(page: Page, *, tries: int = 5) -> str:
+    """The id of the run that the form makes; sent again where SQLite makes Prefect refuse."""
+    with page.expect_response(re.compile("/create_flow_run$")) as waiting:
+        page.get_by_role("button", name="Submit").click()
+    response = waiting.value
+    if response.status == 503 and tries > 1:
+        return submit(page, tries=tries - 1)
+    assert response.ok, (response.status, response.text())
+    return response.json()["id"]

@@ -1,0 +1,147 @@
+"""`stillreel deploy`: the same result again and again, and loud about what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillreel.deploy import check_entrypoint, read_plan
+from stillreel.errors import DeploymentInvalid
+from stillreel.job import JobSpec
+from stillreel.project import project_dir
+from tests.integration.conftest import Bucket
+from tests.stack import Stack, env_of
+
+POOLS = {"local", "g5", "a100", "control"}
+
+
+def test_deploying_again_changes_nothing(stack: Stack, bucket: Bucket) -> None:
+    before = described(stack)
+    done = subprocess.run(
+        [sys.executable, "-m", "stillreel.cli", "deploy", "--json"],
+        env=env_of(stack.home) | bucket.env | {"PREFECT_API_URL": f"{stack.url}/api"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [
+        "generate-video/preview-local",
+        "generate-video/wan-2.2-g5",
+        "generate-video/ltx-2-a100",
+    ]
+    assert described(stack) == before
+
+
+def test_pools_have_three_queues_in_order_of_priority(stack: Stack) -> None:
+    found = described(stack)
+    assert set(found["pools"]) == POOLS
+    for pool in POOLS:
+        queues = found["queues"][pool]
+        assert sorted(queues, key=queues.__getitem__) == ["high", "default", "backlog"], pool
+
+
+def test_a_deployment_takes_exactly_the_fields_of_a_job(stack: Stack) -> None:
+    for schema in described(stack)["schemas"].values():
+        ordered = sorted(schema, key=lambda name: schema[name]["position"])
+        assert ordered == list(JobSpec.model_fields)
+
+
+def test_without_a_server_address_the_error_says_what_to_set(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stillreel.cli", "deploy"],
+        env={k: v for k, v in env_of(tmp_path).items() if k != "PREFECT_API_URL"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "PREFECT_API_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project's own flows and plan, to be broken."""
+    for name in ("flows", "tasks", "deployments"):
+        shutil.copytree(project_dir() / name, tmp_path / name)
+    shutil.copy(project_dir() / "prefect.yaml", tmp_path)
+    return tmp_path
+
+
+def check_in_new_process(project: Path) -> subprocess.CompletedProcess[str]:
+    """A flow's modules are imported once in a process, so each check gets its own."""
+    code = (
+        "import sys; from pathlib import Path; from stillreel.deploy import *;"
+        "from stillreel.project import FLOW_ENTRYPOINT;"
+        "print(len(check_entrypoint(FLOW_ENTRYPOINT, Path(sys.argv[1]))))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(project)],
+        env=os.environ | {"PYTHONPATH": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_project_as_it_is_can_be_deployed(project: Path) -> None:
+    done = check_in_new_process(project)
+    assert done.stdout.strip() == str(len(JobSpec.model_fields)), done.stderr
+
+
+def test_a_task_that_cannot_be_imported_fails_loudly(project: Path) -> None:
+    (project / "tasks" / "encode.py").write_text("import a_library_that_is_not_here\n")
+    done = check_in_new_process(project)
+    assert done.returncode != 0
+    assert "DeploymentInvalid: flows/generate_video.py:generate_video cannot be" in done.stderr
+    assert "No module named 'a_library_that_is_not_here'" in done.stderr
+
+
+def test_a_flow_whose_parameters_are_not_a_jobs_fails_loudly(project: Path) -> None:
+    flow = project / "flows" / "generate_video.py"
+    flow.write_text(flow.read_text().replace('    owner: job.OwnerName = "",\n', ""))
+    done = check_in_new_process(project)
+    assert "differ in ['owner']" in done.stderr
+
+
+def test_a_deployment_to_an_unknown_pool_fails_loudly(project: Path) -> None:
+    plan = project / "prefect.yaml"
+    plan.write_text(plan.read_text().replace("name: g5,", "name: g6,"))
+    with pytest.raises(DeploymentInvalid, match="names pool g6"):
+        read_plan(project)
+
+
+def test_an_entrypoint_that_does_not_exist_fails_loudly(project: Path) -> None:
+    with pytest.raises(DeploymentInvalid, match="cannot be imported"):
+        check_entrypoint("flows/nothing.py:nothing", project)
+
+
+def described(stack: Stack) -> dict[str, Any]:
+    """Everything that `deploy` makes, with the ids, without the times."""
+
+    def post(path: str) -> list[dict[str, Any]]:
+        return stack.api.post(path, json={}).json()
+
+    pools = {pool["name"]: pool for pool in post("/work_pools/filter")}
+    deployments = {made["name"]: made for made in post("/deployments/filter")}
+    return {
+        "pools": {name: (p["id"], p["base_job_template"]) for name, p in pools.items()},
+        "queues": {
+            name: {q["name"]: q["priority"] for q in post(f"/work_pools/{name}/queues/filter")}
+            for name in pools
+        },
+        "deployments": {
+            name: (d["id"], d["work_queue_name"], d["parameters"], d["entrypoint"])
+            for name, d in deployments.items()
+        },
+        "schemas": {
+            name: d["parameter_openapi_schema"]["properties"] for name, d in deployments.items()
+        },
+    }
