@@ -7,9 +7,10 @@ from prefect.runtime import flow_run as runtime_run
 
 from stillreel import hooks, job
 from stillreel.artifacts import artifact_key, show_result
-from stillreel.job import Video, spec_of
+from stillreel.errors import StaleExecution
+from stillreel.job import JobSpec, Video, spec_of
 from stillreel.jobs import current_execution
-from stillreel.process import die_with_parent, is_engine_child
+from stillreel.process import die_with_parent, is_engine_child, leave
 from stillreel.progress import ProgressArtifact, listening
 from stillreel.settings import get_settings
 from stillreel.stages.encode import clean, is_there
@@ -83,6 +84,15 @@ def generate_video(
     spec = spec_of(locals())
     if is_engine_child():
         die_with_parent()
+    try:
+        return _carry_out(spec)
+    except StaleExecution:
+        if not is_engine_child():
+            raise
+        leave()
+
+
+def _carry_out(spec: JobSpec) -> Video:
     execution, settings = current_execution(), get_settings()
     with listening(ProgressArtifact(artifact_key(execution.job_id, "progress"))):
         prepared = fetch_image(execution.job_id, spec)

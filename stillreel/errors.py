@@ -150,6 +150,12 @@ class InferenceStalled(InferenceError):
     code, retryable = "inference_stalled", True
 
 
+class InferenceAbandoned(InferenceError):
+    """Nobody asked for this work any more, so it was cancelled."""
+
+    code, retryable = "inference_abandoned", True
+
+
 class InferenceCancelled(InferenceError):
     """The inference was cancelled."""
 

@@ -9,9 +9,10 @@ from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
-from stillreel.errors import StillreelError
+from stillreel.errors import StaleExecution, StillreelError
 from stillreel.job import JobStatus, job_id_of, spec_of
 from stillreel.settings import get_settings
+from stillreel.stages.encode import clean
 from stillreel.stages.infer import cancel
 from stillreel.stages.notify import notify
 from stillreel.storage import open_storage
@@ -20,8 +21,10 @@ log = get_logger("stillreel.hooks")
 
 
 def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Notify the receiver that the job failed, and why."""
+    """Notify the receiver that the job failed, and why; a stale execution has no say."""
     error = state.result(raise_on_failure=False)
+    if isinstance(error, StaleExecution):
+        return
     known = isinstance(error, StillreelError)
     reason = error.message if known else "an internal error; see the run's log"
     _tell(flow_run, JobStatus.FAILED, reason, at=state.timestamp)
@@ -37,6 +40,7 @@ def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
 
 def _tell(run: FlowRun, status: JobStatus, error: str, *, at: datetime) -> None:
     settings = get_settings()
+    clean(job_id_of(run.id, run.idempotency_key), settings=settings)
     try:
         spec = spec_of(run.parameters)
         notify(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 
 from rich.console import Console
 
@@ -10,6 +12,8 @@ from stillreel.inference.client import socket_path
 from stillreel.prefect_env import worker_env
 from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
+
+WORK_DAYS = 3
 
 
 def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]:
@@ -57,6 +61,7 @@ def inference_argv(settings: Settings, *, gpu: int = 0, model: str = "") -> list
 
 def run_host(settings: Settings, *, pool: str, model: str) -> None:
     """Run a host in the foreground until SIGTERM or Ctrl-C."""
+    sweep_work_dir(settings)
     supervisor = Supervisor(Console(stderr=True))
     try:
         for service in host_services(settings, pool=pool, model=model):
@@ -65,6 +70,15 @@ def run_host(settings: Settings, *, pool: str, model: str) -> None:
         supervisor.run()
     finally:
         supervisor.stop()
+
+
+def sweep_work_dir(settings: Settings) -> None:
+    """Delete work files that nothing touched for days: of jobs that ended elsewhere."""
+    oldest = time.time() - WORK_DAYS * 86400
+    folder = settings.host.work_dir
+    for job in folder.iterdir() if folder.exists() else ():
+        if job.stat().st_mtime < oldest:
+            shutil.rmtree(job, ignore_errors=True)
 
 
 def _gpu_env(gpus: int, gpu: int) -> dict[str, str]:

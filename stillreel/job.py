@@ -25,7 +25,7 @@ SEED_LIMIT = 2**32 - 1
 DURATION_LIMIT = 30.0
 SIDE_LIMIT = 4096
 
-_JOB_ID = re.compile(r"^job_[0-9a-z]{8,64}$")
+_JOB_ID = re.compile(r"job_[0-9a-z]{8,64}")
 
 
 class JobStatus(StrEnum):
@@ -283,7 +283,7 @@ def job_id_of(flow_run_id: UUID | str, idempotency_key: str | None = None) -> st
 
     Other idempotency keys (a schedule sets its own) are not job ids.
     """
-    if idempotency_key and _JOB_ID.match(idempotency_key):
+    if idempotency_key and _JOB_ID.fullmatch(idempotency_key):
         return idempotency_key
     return f"job_{UUID(str(flow_run_id)).hex}"
 

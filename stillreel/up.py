@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stillreel import prefect_env
 from stillreel.errors import SettingsInvalid, StillreelError
-from stillreel.host import host_services
+from stillreel.host import host_services, sweep_work_dir
 from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
 
@@ -36,6 +36,7 @@ def run_up(settings: Settings, *, pool: str, model: str) -> None:
         supervisor.say("making work pools, queues and deployments")
         for name in _deploy(settings):
             supervisor.say(f"deployed {name}")
+        sweep_work_dir(settings)
         for service in host_services(settings, pool=pool, model=model):
             supervisor.start(service)
         supervisor.say(

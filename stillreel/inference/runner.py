@@ -14,7 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from stillreel.errors import DiskFull, InferenceCancelled, InferenceFailed, StillreelError
+from stillreel.errors import (
+    DiskFull,
+    InferenceAbandoned,
+    InferenceCancelled,
+    InferenceFailed,
+    StillreelError,
+)
 from stillreel.inference.entry import (
     DecodeOrder,
     Entry,
@@ -195,7 +201,7 @@ class Runner:
                 queued = [w for w in self._works.values() if w.entry.state is State.QUEUED]
                 for work in queued:
                     if self._unclaimed(work):
-                        self._end(work, State.CANCELLED, InferenceCancelled(_UNCLAIMED))
+                        self._end(work, State.CANCELLED, InferenceAbandoned())
                 queued = [w for w in queued if w.entry.state is State.QUEUED]
                 if queued:
                     work = min(queued, key=lambda w: w.entry.kind is not Kind.DECODE)
@@ -213,7 +219,7 @@ class Runner:
                 self._infer(work, order)
             else:
                 self._decode(work, order)
-        except InferenceCancelled as exc:
+        except (InferenceCancelled, InferenceAbandoned) as exc:
             self._end(work, State.CANCELLED, exc)
         except StillreelError as exc:
             self._end(work, State.FAILED, exc)
@@ -284,7 +290,7 @@ class Runner:
                     raise InferenceCancelled
                 if self._unclaimed(work):
                     work.cancelled = True
-                    raise InferenceCancelled(_UNCLAIMED)
+                    raise InferenceAbandoned()
                 self._touch(work, phase=phase, step=step, steps=steps)
 
         return on_step
@@ -316,9 +322,6 @@ class Runner:
         queued.sort(key=lambda w: w.entry.kind is not Kind.DECODE)
         position = queued.index(work) + 1 if work in queued else 0
         return work.entry.model_copy(update={"position": position})
-
-
-_UNCLAIMED = "nobody asked for this work any more"
 
 
 def _model_of(order: Order) -> str:
