@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from prefect import flow
 from prefect.runtime import flow_run as runtime_run
 
@@ -13,8 +15,9 @@ from stillreel.jobs import current_execution
 from stillreel.process import die_with_parent, is_engine_child, leave
 from stillreel.progress import ProgressArtifact, listening
 from stillreel.settings import get_settings
-from stillreel.stages.encode import clean, is_there
+from stillreel.stages.encode import is_there
 from stillreel.storage import open_storage
+from stillreel.workdir import clean
 from tasks.encode import encode
 from tasks.fetch_image import fetch_image
 from tasks.infer import infer
@@ -51,8 +54,8 @@ def generate_video(
     seed: job.Seed = -1,
     steps: job.Steps = 0,
     audio: job.WithAudio = True,
-    codec: job.Codec = "h264",
-    quality: job.Quality = "standard",
+    codec: job.CodecName = "h264",
+    quality: job.QualityName = "standard",
     reuse: job.Reuse = False,
     embed_prompt: job.EmbedPrompt = True,
     webhook_url: job.WebhookUrl = "",
@@ -83,7 +86,7 @@ def generate_video(
     """
     spec = spec_of(locals())
     if is_engine_child():
-        die_with_parent()
+        die_with_parent(os.getppid())
     try:
         return _carry_out(spec)
     except StaleExecution:

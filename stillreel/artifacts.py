@@ -1,20 +1,26 @@
-"""What a finished job shows in the Prefect UI: links, the poster, and what it took."""
+"""What a finished job shows in the Prefect UI: one page with everything, links where they work."""
 
 from __future__ import annotations
 
+from base64 import b64encode
+from io import BytesIO
+
+from PIL import Image
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
-    create_table_artifact,
+    create_markdown_artifact,
 )
 
 from stillreel.job import Latents, Prepared, Video
 from stillreel.storage import Storage
 
+THUMBNAIL = (640, 640)
+
 
 def artifact_key(job_id: str, name: str) -> str:
-    """A key as Prefect wants it: lower case, digits and dashes."""
-    return f"{name}-{job_id}".replace("_", "-")
+    """A key as Prefect wants it: lower case, digits and dashes; short enough for its card."""
+    return f"{name}-{job_id[-12:]}".replace("_", "-")
 
 
 def show_result(
@@ -26,11 +32,25 @@ def show_result(
     storage: Storage,
     seconds: int,
 ) -> None:
-    """Make the artifacts of a finished job: video link, poster, facts."""
+    """Make the artifacts of a finished job: a page with thumbnail and facts, link and poster.
+
+    The page carries its thumbnail itself, because links expire after `seconds`, and a browser
+    follows no link to a local directory.
+    """
     url = storage.download_url(video.key, seconds=seconds)
+    is_reachable = url.startswith("http")
+    where = f"[output.mp4]({url})" if is_reachable else f"`{url.removeprefix('file://')}`"
+    create_markdown_artifact(
+        f"![poster]({_thumbnail(storage, video)})\n\n{where}\n\n"
+        f"{_table(_facts(prepared, latents, video))}",
+        key=artifact_key(job_id, "result"),
+        description="The finished video and what it took",
+    )
+    if not is_reachable:
+        return
     create_link_artifact(
         url,
-        link_text=f"output.mp4 ({video.size / 1e6:.1f} MB)",
+        link_text=f"output.mp4, {video.size / 1e6:.1f} MB",
         key=artifact_key(job_id, "video"),
         description="The finished video",
     )
@@ -39,17 +59,29 @@ def show_result(
         key=artifact_key(job_id, "poster"),
         description="Its first frame",
     )
+
+
+def _facts(prepared: Prepared, latents: Latents, video: Video) -> dict[str, str]:
     shot = prepared.shot
-    facts = {
-        "size": f"{video.width} x {video.height}, {video.seconds:.2f} s at {shot.fps} fps",
+    took = f"{latents.seconds.get('gpu', 0.0):.1f} s"
+    return {
+        "video": f"{video.width} x {video.height}, {video.seconds:.2f} s at {shot.fps} fps, "
+        f"{video.size / 1e6:.1f} MB",
         "model": f"{shot.model_version}, {shot.steps} steps, seed {shot.seed}",
-        "GPU": f"{latents.seconds.get('gpu', 0.0):.1f} s for inference",
+        "inference": f"reused from {latents.reused_from}" if latents.reused_from else took,
         "cost": f"US$ {video.cost_usd:.4f}",
-        "reused": latents.reused_from or "no",
         "warnings": "; ".join(video.warnings) or "none",
     }
-    create_table_artifact(
-        [{"what": name, "value": value} for name, value in facts.items()],
-        key=artifact_key(job_id, "facts"),
-        description="What this job took",
-    )
+
+
+def _table(facts: dict[str, str]) -> str:
+    rows = (f"| {name} | {value.replace('|', '/')} |" for name, value in facts.items())
+    return "\n".join(("| | |", "|---|---|", *rows))
+
+
+def _thumbnail(storage: Storage, video: Video) -> str:
+    with Image.open(BytesIO(storage.get_bytes(video.poster_key))) as poster:
+        poster.thumbnail(THUMBNAIL)
+        small = BytesIO()
+        poster.save(small, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{b64encode(small.getvalue()).decode()}"

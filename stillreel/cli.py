@@ -122,7 +122,7 @@ def generate(
     )
     typer.echo(f"poster       {made.poster}")
     typer.echo(f"Prefect run  {made.flow_run_id}")
-    typer.echo(f"             `stillreel up`, then {run_url}/runs/flow-run/{made.flow_run_id}")
+    typer.echo(f"             `stillreel up`, then {run_url}/v2/runs/flow-run/{made.flow_run_id}")
 
 
 @app.command()

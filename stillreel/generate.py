@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,11 +27,11 @@ from stillreel.job import JobSpec, Video, job_id_of, spec_of
 from stillreel.keys import input_key
 from stillreel.models.registry import get_model
 from stillreel.models.shots import check
-from stillreel.process import end_tree
+from stillreel.process import end_tree, with_parent
 from stillreel.progress import Listener, listening
 from stillreel.project import FLOW_ENTRYPOINT, project_dir
 from stillreel.scene import draw_scene
-from stillreel.settings import Settings
+from stillreel.settings import Settings, get_settings
 from stillreel.storage import Storage, open_storage
 
 _EXTENSIONS = {
@@ -145,27 +146,31 @@ def _check_output(output: Path) -> None:
 
 @contextmanager
 def _inference_server(settings: Settings) -> Iterator[None]:
-    """This machine's inference server: the one that runs already, else one for this block."""
-    socket = socket_path(settings.host.home)
-    client = InferenceClient(socket, wait_for_server=30)
+    """The inference server of this machine's host, else one of our own for this block."""
+    if _answers(socket_path(settings.host.home)):
+        yield
+        return
+    socket = socket_path(settings.host.home, f"generate-{os.getpid()}")
+    os.environ["STILLREEL_INFERENCE_SOCKET"] = str(socket)
+    get_settings.cache_clear()
+    process = subprocess.Popen(
+        with_parent(inference_argv(socket)), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        if socket.exists() and _answers(client):
-            yield
-            return
-        process = subprocess.Popen(inference_argv(settings), stderr=subprocess.DEVNULL)
-        try:
-            yield  # the first job waits for the server, see InferenceClient
-        finally:
-            end_tree(process.pid, grace=5)
+        yield  # the first job waits for the server, see InferenceClient
     finally:
-        client.close()
+        end_tree(process.pid, grace=5)
+        socket.unlink(missing_ok=True)
 
 
-def _answers(client: InferenceClient) -> bool:
+def _answers(socket: Path) -> bool:
+    client = InferenceClient(socket, wait_for_server=0)
     try:
         client.health()
     except InferenceServerAway:
         return False
+    finally:
+        client.close()
     return True
 
 

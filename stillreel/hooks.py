@@ -12,10 +12,10 @@ from prefect.logging import get_logger
 from stillreel.errors import StaleExecution, StillreelError
 from stillreel.job import JobStatus, job_id_of, spec_of
 from stillreel.settings import get_settings
-from stillreel.stages.encode import clean
 from stillreel.stages.infer import cancel
 from stillreel.stages.notify import notify
 from stillreel.storage import open_storage
+from stillreel.workdir import clean
 
 log = get_logger("stillreel.hooks")
 
@@ -31,16 +31,17 @@ def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
 
 
 def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Stop the run's GPU work and notify the receiver."""
+    """Stop the run's GPU work, delete its files, and notify the receiver."""
+    settings = get_settings()
     try:
-        cancel(str(flow_run.id), settings=get_settings())
+        cancel(str(flow_run.id), settings=settings)
+        clean(job_id_of(flow_run.id, flow_run.idempotency_key), settings=settings)
     finally:
         _tell(flow_run, JobStatus.CANCELLED, state.message or "cancelled", at=state.timestamp)
 
 
 def _tell(run: FlowRun, status: JobStatus, error: str, *, at: datetime) -> None:
     settings = get_settings()
-    clean(job_id_of(run.id, run.idempotency_key), settings=settings)
     try:
         spec = spec_of(run.parameters)
         notify(

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import time
+from pathlib import Path
 
 from rich.console import Console
 
 from stillreel.inference.client import socket_path
 from stillreel.prefect_env import worker_env
-from stillreel.settings import Settings
+from stillreel.settings import HostSettings, Settings
 from stillreel.supervisor import Service, Supervisor
-
-WORK_DAYS = 3
+from stillreel.workdir import sweep
 
 
 def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]:
@@ -23,10 +21,8 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
     """
     host = settings.host
     servers = [
-        Service(
-            f"gpu{gpu}", inference_argv(settings, gpu=gpu, model=model), _gpu_env(host.gpus, gpu)
-        )
-        for gpu in range(host.gpus)
+        Service(name, inference_argv(socket_path(host.home, name), model=model), _gpu_env(host, n))
+        for n, name in enumerate(f"gpu{n}" for n in range(host.gpus))
     ]
     worker = Service(
         "worker",
@@ -47,21 +43,15 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
     return [*servers, worker]
 
 
-def inference_argv(settings: Settings, *, gpu: int = 0, model: str = "") -> list[str]:
+def inference_argv(socket: Path, *, model: str = "") -> list[str]:
     """The command of one inference server."""
-    argv = [
-        sys.executable,
-        "-m",
-        "stillreel.inference.server",
-        "--socket",
-        str(socket_path(settings.host.home, gpu)),
-    ]
+    argv = [sys.executable, "-m", "stillreel.inference.server", "--socket", str(socket)]
     return [*argv, "--model", model] if model else argv
 
 
 def run_host(settings: Settings, *, pool: str, model: str) -> None:
     """Run a host in the foreground until SIGTERM or Ctrl-C."""
-    sweep_work_dir(settings)
+    sweep(settings)
     supervisor = Supervisor(Console(stderr=True))
     try:
         for service in host_services(settings, pool=pool, model=model):
@@ -72,14 +62,5 @@ def run_host(settings: Settings, *, pool: str, model: str) -> None:
         supervisor.stop()
 
 
-def sweep_work_dir(settings: Settings) -> None:
-    """Delete work files that nothing touched for days: of jobs that ended elsewhere."""
-    oldest = time.time() - WORK_DAYS * 86400
-    folder = settings.host.work_dir
-    for job in folder.iterdir() if folder.exists() else ():
-        if job.stat().st_mtime < oldest:
-            shutil.rmtree(job, ignore_errors=True)
-
-
-def _gpu_env(gpus: int, gpu: int) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": str(gpu)} if gpus > 1 else {}
+def _gpu_env(host: HostSettings, gpu: int) -> dict[str, str]:
+    return {"CUDA_VISIBLE_DEVICES": str(gpu)} if host.gpus > 1 else {}

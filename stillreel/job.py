@@ -86,6 +86,8 @@ Side = Annotated[
 Fps = Annotated[int, Field(ge=0, le=60, description="Frames per second; 0: the model's own")]
 Seed = Annotated[int, Field(ge=-1, le=SEED_LIMIT, description="Same seed, same video; -1: any")]
 Steps = Annotated[int, Field(ge=0, le=200, description="Denoising steps; 0: the preset's own")]
+CodecName = Annotated[Codec, Field(description="h264 plays anywhere, av1 is smaller")]
+QualityName = Annotated[Quality, Field(description="high looks better and is larger")]
 WithAudio = Annotated[bool, Field(description="With sound, where the model makes it")]
 Reuse = Annotated[bool, Field(description="Take the stored latents of an equal earlier job")]
 EmbedPrompt = Annotated[bool, Field(description="Write the prompt into the file")]
@@ -122,8 +124,8 @@ class JobSpec(_Value):
     seed: Seed = -1
     steps: Steps = 0
     audio: WithAudio = True
-    codec: Codec = "h264"
-    quality: Quality = "standard"
+    codec: CodecName = "h264"
+    quality: QualityName = "standard"
     reuse: Reuse = False
     embed_prompt: EmbedPrompt = True
     webhook_url: WebhookUrl = ""

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import psutil
@@ -17,18 +17,26 @@ _PR_SET_PDEATHSIG = 1
 _PARENT_CHECK_SECONDS = 1.0
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Make the kernel kill this process when its parent ends, however that ends.
 
     Linux does it at once (prctl(2), PR_SET_PDEATHSIG); elsewhere a thread looks once a second.
+    `parent` is the parent's process id as it was: it may have ended before this call.
     """
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call above
             os.kill(os.getpid(), signal.SIGKILL)
         return
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def with_parent(argv: Sequence[str]) -> list[str]:
+    """The command that runs `argv` as a child of this process and dies with it.
+
+    Start it from the main thread: to the kernel a child's parent is the thread that made it.
+    """
+    return [sys.executable, "-m", "stillreel.process", str(os.getpid()), *argv]
 
 
 def is_engine_child() -> bool:
@@ -78,9 +86,9 @@ def _watch_parent(parent: int) -> None:
 
 
 def _main() -> None:
-    """`python -m stillreel.process COMMAND ...` runs COMMAND so that it dies with its parent."""
-    die_with_parent()
-    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - the command is our supervisor's own
+    """`python -m stillreel.process PARENT COMMAND ...`: see `with_parent`."""
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the command is our supervisor's own
 
 
 if __name__ == "__main__":

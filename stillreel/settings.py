@@ -234,6 +234,9 @@ class InferenceSettings(_Concern):
     preview_seconds_per_step: float = Field(
         0.0, ge=0, le=60, description="Waiting time of a `preview` step, for load tests."
     )
+    inference_socket: Path | None = Field(
+        None, description="Socket of the inference server to use; empty: those of this host."
+    )
     claim_seconds: float = Field(
         120.0, gt=0, description="An inference that nobody asks for is cancelled after this time."
     )

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
-from stillreel.process import end_tree
+from stillreel.process import end_tree, with_parent
 
 log = logging.getLogger("stillreel.supervisor")
 
@@ -58,7 +57,7 @@ class Supervisor:
     def start(self, service: Service, *, deaths: int = 0) -> None:
         """Start a service and print its output line by line under its name."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "stillreel.process", *service.argv],
+            with_parent(service.argv),
             env={**os.environ, "PYTHONUNBUFFERED": "1", **service.env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

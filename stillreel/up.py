@@ -12,9 +12,10 @@ from rich.console import Console
 
 from stillreel import prefect_env
 from stillreel.errors import SettingsInvalid, StillreelError
-from stillreel.host import host_services, sweep_work_dir
+from stillreel.host import host_services
 from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
+from stillreel.workdir import sweep
 
 START_SECONDS = 180.0
 
@@ -36,11 +37,11 @@ def run_up(settings: Settings, *, pool: str, model: str) -> None:
         supervisor.say("making work pools, queues and deployments")
         for name in _deploy(settings):
             supervisor.say(f"deployed {name}")
-        sweep_work_dir(settings)
+        sweep(settings)
         for service in host_services(settings, pool=pool, model=model):
             supervisor.start(service)
         supervisor.say(
-            f"ready: {url.removesuffix('/api')}/deployments starts a video; Ctrl-C stops everything"
+            f"ready: {url.removesuffix('/api')}/v2/deployments starts a video, Ctrl-C stops all"
         )
         supervisor.run()
     finally:

@@ -37,13 +37,13 @@ LOSSES = 3
 OnEntry = Callable[[Entry], None]
 
 
-def socket_path(home: Path, gpu: int = 0) -> Path:
+def socket_path(home: Path, name: str = "gpu0") -> Path:
     """Where the server of one GPU listens; short, because a socket's name has about 100 bytes."""
-    path = home / "run" / f"gpu{gpu}.sock"
+    path = home / "run" / f"{name}.sock"
     if len(str(path).encode()) < 100:
         return path
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"stillreel-{os.getuid()}-{digest}" / f"gpu{gpu}.sock"
+    return Path(tempfile.gettempdir()) / f"stillreel-{os.getuid()}-{digest}" / f"{name}.sock"
 
 
 class InferenceClient:
@@ -199,13 +199,10 @@ class InferenceClient:
 @contextmanager
 def connect(settings: Settings, run_id: str) -> Iterator[InferenceClient]:
     """A client of the server that already has this run, else of the one with the least to do."""
-    clients = [
-        InferenceClient(
-            socket_path(settings.host.home, gpu),
-            wait_for_server=settings.inference.server_wait_seconds,
-        )
-        for gpu in range(settings.host.gpus)
-    ]
+    home, own = settings.host.home, settings.inference.inference_socket
+    sockets = [own] if own else [socket_path(home, f"gpu{n}") for n in range(settings.host.gpus)]
+    wait = settings.inference.server_wait_seconds
+    clients = [InferenceClient(socket, wait_for_server=wait) for socket in sockets]
     try:
         yield clients[0] if len(clients) == 1 else min(clients, key=lambda c: _load_of(c, run_id))
     finally:

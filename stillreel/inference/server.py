@@ -25,7 +25,6 @@ from stillreel.inference.entry import DecodeOrder, Entry, Health, InferenceOrder
 from stillreel.inference.runner import Runner
 from stillreel.job import ModelName
 from stillreel.models.registry import get_model, load_backend
-from stillreel.process import die_with_parent
 from stillreel.settings import get_settings
 
 LONGEST_WAIT = 30.0
@@ -78,7 +77,6 @@ def main() -> None:
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--model", default="", help="load this model before the first job")
     arguments = parser.parse_args()
-    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, in order
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     settings = get_settings().inference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from stillreel.models.registry import get_model
 from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
+from stillreel.workdir import job_dir
 
 
 def encode(
@@ -34,7 +34,7 @@ def encode(
     """
     started = time.monotonic()
     shot = prepared.shot
-    folder = settings.host.work_dir / job_id
+    folder = job_dir(job_id, settings=settings)
     path = folder / Path(latents.key).name
     if not path.exists():
         storage.get_file(latents.key, path)
@@ -83,11 +83,6 @@ def is_there(clip: Clip, *, settings: Settings) -> bool:
     """Whether the files of a clip are on this host."""
     paths = (clip.video_path, clip.poster_path, clip.teaser_path)
     return clip.host == settings.host.host_name and all(Path(path).exists() for path in paths)
-
-
-def clean(job_id: str, *, settings: Settings) -> None:
-    """Delete the work files of a job whose result is stored."""
-    shutil.rmtree(settings.host.work_dir / job_id, ignore_errors=True)
 
 
 def _describe(job_id: str, spec: JobSpec, prepared: Prepared) -> dict[str, str]:

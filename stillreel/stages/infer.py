@@ -16,6 +16,7 @@ from stillreel.models.registry import get_model
 from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
+from stillreel.workdir import job_dir
 
 
 def infer(
@@ -35,7 +36,7 @@ def infer(
     index_key = keys.reuse_key(spec.owner, digest)
     if spec.reuse and (found := _find_equal(index_key, job_id, storage)):
         return found
-    folder = settings.host.work_dir / job_id
+    folder = job_dir(job_id, settings=settings)
     path = folder / f"{digest}.safetensors"
     key = keys.latents_key(job_id, digest)
     if not path.exists() and storage.head(key) is not None:

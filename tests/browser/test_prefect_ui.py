@@ -90,11 +90,11 @@ def test_the_page_of_a_run_shows_its_five_tasks(
     shoot("prefect-run")
 
 
-def test_a_run_shows_progress_poster_link_and_facts(
+def test_a_run_shows_its_progress_and_a_page_with_poster_and_facts(
     stack: Stack, run_id: str, page: Page, shoot: Shoot
 ) -> None:
     artifacts = stack.artifacts(run_id)
-    assert set(artifacts) == {"progress", "poster", "video", "facts"}
+    assert set(artifacts) == {"progress", "result"}
 
     page.goto(f"{stack.url}/v2/runs/flow-run/{run_id}?tab=Artifacts")
     for artifact in artifacts.values():
@@ -109,8 +109,10 @@ def test_a_run_shows_progress_poster_link_and_facts(
         shoot(f"prefect-artifact-{name}")
         shown[name] = page.locator("main").inner_text()
     assert "Progress: 100%" in shown["progress"]
-    assert "output.mp4" in shown["video"]
-    assert "1280 x 720, 1.04 s at 24 fps" in shown["facts"]
+    assert "output.mp4" in shown["result"]
+    assert "1280 x 720, 1.04 s at 24 fps" in shown["result"]
+    poster = page.get_by_alt_text("poster")
+    assert poster.evaluate("image => image.naturalWidth") == 640
 
 
 def open_form(page: Page, stack: Stack) -> None:

@@ -310,7 +310,7 @@ def test_what_nobody_asks_for_is_cancelled(
     entry = runner.watch(INFERENCE, "run", after=-1, wait=0)
     assert entry
     assert entry.problem
-    assert (entry.state, entry.problem.code) == (State.CANCELLED, "cancelled")
+    assert (entry.state, entry.problem.code) == (State.CANCELLED, "inference_abandoned")
     assert not (orders.folder / "digest-sea.safetensors").exists()
 
 
@@ -375,7 +375,7 @@ def test_a_model_that_does_not_load_fails_its_job_only(
     ("error", "code", "message"),
     [
         (InferenceFailed("too dark"), "inference_failed", "too dark"),
-        (RuntimeError("secret /root/x"), "inference_failed", "the model failed: RuntimeError"),
+        (RuntimeError("secret /srv/x"), "inference_failed", "the model failed: RuntimeError"),
         (OSError(errno.EIO, "secret"), "inference_failed", InferenceFailed().message),
         (OSError(errno.ENOSPC, "secret"), "disk_full", None),
         (MemoryError("secret"), "inference_failed", "the model failed: MemoryError"),

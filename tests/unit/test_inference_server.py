@@ -304,11 +304,11 @@ def test_a_socket_that_nobody_listens_on_is_away(folder: Path) -> None:
 @pytest.mark.parametrize("length", [10, 90, 300], ids=["short", "long", "very long"])
 def test_the_name_of_the_socket_is_short_enough(folder: Path, length: int) -> None:
     home = folder / ("x" * min(length, 200)) / ("y" * max(0, length - 200))
-    path = socket_path(home, 3)
+    path = socket_path(home, "gpu3")
     assert len(os.fsencode(path)) < 108
-    assert path == socket_path(home, 3)
-    assert path != socket_path(home, 2)
-    assert path != socket_path(home / "other", 3)
+    assert path == socket_path(home, "gpu3")
+    assert path != socket_path(home, "gpu2")
+    assert path != socket_path(home / "other", "gpu3")
 
 
 class Servers:
@@ -415,9 +415,10 @@ def _poll(http: httpx.Client) -> None:
 
 def test_the_server_dies_with_its_parent(folder: Path) -> None:
     code = (
-        "import subprocess, sys; "
-        "p = subprocess.Popen([sys.executable, '-m', 'stillreel.inference.server', "
-        f"'--socket', {str(folder / 's')!r}]); print(p.pid, flush=True); sys.stdin.read()"
+        "import subprocess, sys; from pathlib import Path; "
+        "from stillreel.host import inference_argv; from stillreel.process import with_parent; "
+        f"argv = with_parent(inference_argv(Path({str(folder / 's')!r}))); "
+        "p = subprocess.Popen(argv); print(p.pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -20,9 +20,9 @@ SOURCE = SourceImage(
 )
 CLIP = Clip(
     host="gpu-1",
-    video_path="/work/clip.mp4",
-    poster_path="/work/clip.jpg",
-    teaser_path="/work/clip-teaser.mp4",
+    video_path="/files/clip.mp4",
+    poster_path="/files/clip.jpg",
+    teaser_path="/files/clip-teaser.mp4",
     sha256="abc",
     size=1000,
     width=32,
@@ -104,7 +104,7 @@ def test_a_receipt_has_the_time_of_each_stage_and_the_cost() -> None:
 
 
 def test_a_receipt_shows_no_path_of_the_host() -> None:
-    assert "/work/" not in json.dumps(receipt())
+    assert "/files/" not in json.dumps(receipt())
 
 
 def test_a_prompt_that_is_not_to_be_embedded_is_not_in_the_receipt() -> None:

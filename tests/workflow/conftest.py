@@ -111,7 +111,9 @@ def inference_server() -> Iterator[None]:
     """One for all jobs of these tests, in the home that tests/conftest.py made."""
     get_settings.cache_clear()
     settings = get_settings()
-    process = subprocess.Popen(inference_argv(settings), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        inference_argv(socket_path(settings.host.home)), stderr=subprocess.DEVNULL
+    )
     yield
     process.kill()
     process.wait()

@@ -124,11 +124,11 @@ def test_a_job_shows_its_video_poster_facts_and_all_of_its_progress(make_job: Ma
     video = job.video()
     artifacts = job.artifacts()
     assert artifacts["progress"].data == 100
-    assert f"/{video.key})" in str(artifacts["video"].data)
-    assert video.poster_key in str(artifacts["poster"].data)
-    facts = {row["what"]: row["value"] for row in json.loads(str(artifacts["facts"].data))}
-    assert facts["size"] == "128 x 72, 0.54 s at 24 fps"
-    assert facts["warnings"] == video.warnings[0]
+    page = str(artifacts["result"].data)
+    assert page.startswith("![poster](data:image/jpeg;base64,")
+    assert f"/{video.key}`" in page
+    assert "| 128 x 72, 0.54 s at 24 fps" in page
+    assert f"| {video.warnings[0]} |" in page
     assert "129x72" in video.warnings[0]
 
 

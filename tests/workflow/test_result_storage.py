@@ -33,7 +33,7 @@ def settings_with(**storage: str) -> Settings:
 
 def r2_settings(endpoint: str, *, secret_key: str = SECRET_KEY) -> Settings:
     return settings_with(
-        r2_bucket="videos",
+        r2_bucket="results-only",
         r2_endpoint=endpoint,
         r2_access_key="AKIDSTILLREELTEST",
         r2_secret_key=secret_key,
@@ -64,10 +64,10 @@ def stored_keys(endpoint: str) -> list[str]:
         aws_secret_access_key="any",
     )
     try:
-        if not client.list_buckets()["Buckets"]:
-            client.create_bucket(Bucket="videos")
+        client.create_bucket(Bucket="results-only")
         return [
-            found["Key"] for found in client.list_objects_v2(Bucket="videos").get("Contents", [])
+            found["Key"]
+            for found in client.list_objects_v2(Bucket="results-only").get("Contents", [])
         ]
     finally:
         client.close()
