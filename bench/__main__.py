@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=12)
-    parser.add_argument("--limit", type=int, default=4)
+    parser.add_argument("--limit", type=int, default=3)
     options = parser.parse_args()
     console = Console()
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,6 +1,6 @@
 """How well a host overlaps encodes with inference: a backlog of preview jobs on one host.
 
-`python -m bench.overlap [--jobs 12] [--limit 4] [--json FILE]`. Each job waits 6 s as on a GPU
+`python -m bench.overlap [--jobs 12] [--limit 3] [--json FILE]`. Each job waits 6 s as on a GPU
 (preview's seconds_per_step), is decoded in about 1 s and encoded in a few CPU seconds. The bound
 is what no schedule can beat: the GPU's own time, or the CPU time over the cores, whichever is
 larger, and then one encode and one process start, which nothing can overlap with.
@@ -23,7 +23,7 @@ INFERENCE_SECONDS, RATIO_BAR = 6.0, 1.10
 ORDER = {"duration": 5.0, "width": 960, "height": 544, "quality": "high"}
 
 
-def run(*, jobs: int = 12, limit: int = 4) -> list[dict[str, Any]]:
+def run(*, jobs: int = 12, limit: int = 3) -> list[dict[str, Any]]:
     """One row per term of the bound, the wall time, its ratio, and the serial sum beside it."""
     steps = next(iter(get_model("preview").presets.values())).steps
     with running_stack(
@@ -61,7 +61,7 @@ def run(*, jobs: int = 12, limit: int = 4) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=12)
-    parser.add_argument("--limit", type=int, default=4)
+    parser.add_argument("--limit", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     rows = run(jobs=options.jobs, limit=options.limit)
