@@ -9,14 +9,13 @@ from prefect.runtime import flow_run as runtime_run
 
 from stillreel import hooks, job
 from stillreel.artifacts import artifact_key, show_result
-from stillreel.errors import StaleExecution
+from stillreel.errors import ObjectMissing, StaleExecution
 from stillreel.job import JobSpec, Video, spec_of
-from stillreel.jobs import current_execution
+from stillreel.jobs import Execution, assert_current, current_execution, is_current
 from stillreel.process import die_with_parent, is_engine_child, leave
-from stillreel.progress import ProgressArtifact, listening
+from stillreel.progress import progress_artifact
 from stillreel.settings import get_settings
 from stillreel.stages.encode import is_there
-from stillreel.storage import open_storage
 from stillreel.workdir import clean
 from tasks.encode import encode
 from tasks.fetch_image import fetch_image
@@ -87,31 +86,32 @@ def generate_video(
     spec = spec_of(locals())
     if is_engine_child():
         die_with_parent(os.getppid())
+    execution = current_execution()
     try:
-        return _carry_out(spec)
-    except StaleExecution:
-        if not is_engine_child():
-            raise
-        leave()
+        return _carry_out(execution, spec)
+    except Exception:  # the one place that decides whether this process may tell how the job ended
+        if is_engine_child() and not is_current(execution):
+            leave()
+        raise
 
 
-def _carry_out(spec: JobSpec) -> Video:
-    execution, settings = current_execution(), get_settings()
-    with listening(ProgressArtifact(artifact_key(execution.job_id, "progress"))):
+def _carry_out(execution: Execution, spec: JobSpec) -> Video:
+    settings = get_settings()
+    assert_current(execution)
+    with progress_artifact(artifact_key(execution.job_id, "progress")):
         prepared = fetch_image(execution.job_id, spec)
         latents = infer(execution, spec, prepared)
-        clip = encode(execution, spec, prepared, latents)
+        try:
+            clip = encode(execution, spec, prepared, latents)
+        except ObjectMissing:  # the result was cached, and what it names has expired
+            latents = infer.with_options(refresh_cache=True)(execution, spec, prepared)
+            clip = encode(execution, spec, prepared, latents)
         if not is_there(clip, settings=settings):
             clip = encode.with_options(refresh_cache=True)(execution, spec, prepared, latents)
         video = upload(execution, spec, prepared, latents, clip)
-        show_result(
-            execution.job_id,
-            prepared,
-            latents,
-            video,
-            storage=open_storage(settings.storage, settings.host.home),
-            seconds=settings.storage.download_url_seconds,
-        )
-        notify(execution, spec, video, return_state=True)
+        show_result(execution.job_id, prepared, latents, video, settings=settings)
+        told = notify(execution, spec, video, return_state=True)
+        if isinstance(error := told.result(raise_on_failure=False), StaleExecution):
+            raise error
         clean(execution.job_id, settings=settings)
     return video

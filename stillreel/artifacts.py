@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64encode
 from io import BytesIO
 
+import httpx
 from PIL import Image
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
 )
+from prefect.exceptions import PrefectException
 
+from stillreel.errors import StillreelError
 from stillreel.job import Latents, Prepared, Video
-from stillreel.storage import Storage
+from stillreel.settings import Settings
+from stillreel.storage import Storage, open_storage
 
-THUMBNAIL = (640, 640)
+log = logging.getLogger("stillreel.artifacts")
+
+SMALL = (640, 640)
 
 
 def artifact_key(job_id: str, name: str) -> str:
@@ -24,25 +31,29 @@ def artifact_key(job_id: str, name: str) -> str:
 
 
 def show_result(
-    job_id: str,
-    prepared: Prepared,
-    latents: Latents,
-    video: Video,
-    *,
-    storage: Storage,
-    seconds: int,
+    job_id: str, prepared: Prepared, latents: Latents, video: Video, *, settings: Settings
 ) -> None:
-    """Make the artifacts of a finished job: a page with thumbnail and facts, link and poster.
+    """Make the artifacts of a finished job: a page with poster and facts, and links.
 
-    The page carries its thumbnail itself, because links expire after `seconds`, and a browser
-    follows no link to a local directory.
+    The page carries a small poster itself, because links expire, and a browser follows no link to
+    a local directory. The job is completed without them, so what goes wrong here is only logged.
     """
+    storage = open_storage(settings.storage, settings.host.home)
+    try:
+        _show(job_id, _facts(prepared, latents, video), video, storage, settings)
+    except (StillreelError, PrefectException, httpx.HTTPError, OSError) as exc:
+        log.warning("result of %s not shown in Prefect: %s", job_id, type(exc).__name__)
+
+
+def _show(
+    job_id: str, facts: dict[str, str], video: Video, storage: Storage, settings: Settings
+) -> None:
+    seconds = settings.storage.download_url_seconds
     url = storage.download_url(video.key, seconds=seconds)
     is_reachable = url.startswith("http")
     where = f"[output.mp4]({url})" if is_reachable else f"`{url.removeprefix('file://')}`"
     create_markdown_artifact(
-        f"![poster]({_thumbnail(storage, video)})\n\n{where}\n\n"
-        f"{_table(_facts(prepared, latents, video))}",
+        f"![poster]({_small_poster(storage, video)})\n\n{where}\n\n{_table(facts)}",
         key=artifact_key(job_id, "result"),
         description="The finished video and what it took",
     )
@@ -79,9 +90,9 @@ def _table(facts: dict[str, str]) -> str:
     return "\n".join(("| | |", "|---|---|", *rows))
 
 
-def _thumbnail(storage: Storage, video: Video) -> str:
+def _small_poster(storage: Storage, video: Video) -> str:
     with Image.open(BytesIO(storage.get_bytes(video.poster_key))) as poster:
-        poster.thumbnail(THUMBNAIL)
+        poster.thumbnail(SMALL)
         small = BytesIO()
         poster.save(small, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{b64encode(small.getvalue()).decode()}"

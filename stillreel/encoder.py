@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections import deque
@@ -23,7 +22,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.reformatter import Interpolation as By
 from PIL import Image
 
-from stillreel.errors import DiskFull, EncodeFailed
+from stillreel.errors import DiskFull, EncodeFailed, is_disk_full
 from stillreel.job import Codec, Quality
 from stillreel.models.base import Decoded
 
@@ -125,7 +124,7 @@ def encode_video(
             length = video.stat().st_size
             poster, teaser, video = [path.replace(folder / path.name) for path in made]
     except (OSError, FFmpegError) as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(exc):
             raise DiskFull from exc
         reason = exc.strerror or type(exc).__name__
         raise EncodeFailed(f"The video could not be encoded ({reason}); start it again.") from exc

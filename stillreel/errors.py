@@ -6,6 +6,7 @@ and what to do; it reaches the caller, so it holds no secret, no path of a host,
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -88,6 +89,12 @@ class ModelUnavailable(StillreelError):
     """This installation cannot run the model that was asked for."""
 
     code, http_status = "model_unavailable", 422
+
+
+class PrefectUnavailable(StillreelError):
+    """The Prefect server does not answer now; a later try may succeed."""
+
+    code, retryable, http_status = "prefect_unavailable", True, 503
 
 
 # --- storage ----------------------------------------------------------------------------------
@@ -213,6 +220,11 @@ class JobFailed(StillreelError):
     """The job did not end with a video."""
 
     code = "job_failed"
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether this error says that there is no room left: on the disk, or in our share of it."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def error_of(code: str, message: str) -> StillreelError:

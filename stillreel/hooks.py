@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import stamina
 from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
-from stillreel.errors import StaleExecution, StillreelError
-from stillreel.job import JobStatus, job_id_of, spec_of
+from stillreel.errors import ReceiverUnavailable, StaleExecution, StillreelError
+from stillreel.job import JobStatus, job_id_of
+from stillreel.keys import output_key
 from stillreel.settings import get_settings
 from stillreel.stages.infer import cancel
 from stillreel.stages.notify import notify
@@ -18,6 +20,8 @@ from stillreel.storage import open_storage
 from stillreel.workdir import clean
 
 log = get_logger("stillreel.hooks")
+
+TRIES = 3
 
 
 def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -42,16 +46,18 @@ def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
 
 def _tell(run: FlowRun, status: JobStatus, error: str, *, at: datetime) -> None:
     settings = get_settings()
+    job_id = job_id_of(run.id, run.idempotency_key)
+    receiver = str(run.parameters.get("webhook_url") or "")  # the order may be one we refused
     try:
-        spec = spec_of(run.parameters)
-        notify(
-            job_id_of(run.id, run.idempotency_key),
-            spec,
-            status,
-            at=at,
-            error=error,
-            storage=open_storage(settings.storage, settings.host.home),
-            settings=settings,
-        )
+        storage = open_storage(settings.storage, settings.host.home)
+        if storage.head(output_key(job_id, "receipt.json")):
+            return  # the job is completed, whatever came after
+        for attempt in stamina.retry_context(
+            on=ReceiverUnavailable, attempts=TRIES, wait_initial=1, wait_max=5
+        ):
+            with attempt:
+                notify(
+                    job_id, receiver, status, at=at, error=error, storage=storage, settings=settings
+                )
     except StillreelError as exc:
         log.warning("notification of run %s not delivered: %s", run.id, exc.message)

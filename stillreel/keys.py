@@ -20,7 +20,8 @@ def latents_key(job_id: str, digest: str) -> str:
 
 def reuse_key(owner: str, digest: str) -> str:
     """Where the latest latents of an owner with this digest are noted."""
-    return f"latents/index/{owner or 'shared'}/{digest}.json"
+    folder = f"owners/{owner}" if owner else "nobody"
+    return f"latents/index/{folder}/{digest}.json"
 
 
 def output_key(job_id: str, name: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
@@ -16,6 +16,8 @@ import httpx
 from stillreel.job import Phase, Stage
 
 log = logging.getLogger("stillreel.progress")
+
+LAST_UPDATE_SECONDS = 10.0
 
 WEIGHTS: dict[Stage, int] = {
     Stage.FETCH: 3,
@@ -91,35 +93,66 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.reset(token)
 
 
-class ProgressArtifact:
-    """A listener that keeps a Prefect progress artifact up to date, at most once a second.
+@contextmanager
+def progress_artifact(key: str, *, seconds: float = 1.0) -> Iterator[None]:
+    """Keep a Prefect progress artifact up to date in this block, at most once in `seconds`.
 
-    A server that does not take an update costs nothing but that update.
+    A thread of its own writes it: a Prefect server that hangs holds up no work, and one that does
+    not take an update costs nothing but that update.
     """
+    sender = _Sender(key, seconds)
+    thread = threading.Thread(target=copy_context().run, args=(sender.run,), daemon=True)
+    thread.start()
+    try:
+        with listening(sender):
+            yield
+    finally:
+        sender.close()
+        thread.join(timeout=LAST_UPDATE_SECONDS)
 
-    def __init__(self, key: str, *, seconds: float = 1.0) -> None:
+
+class _Sender:
+    def __init__(self, key: str, seconds: float) -> None:
         self._key = key
         self._seconds = seconds
         self._id: UUID | None = None
-        self._stage: Stage | None = None
-        self._sent_at = 0.0
+        self._latest: Progress | None = None
+        self._closed = False
+        self._changed = threading.Condition()
 
     def __call__(self, progress: Progress) -> None:
+        with self._changed:
+            self._latest = progress
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        while progress := self._next():
+            self._send(progress)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, timeout=self._seconds)
+
+    def _next(self) -> Progress | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._latest or self._closed)
+            latest, self._latest = self._latest, None
+            return latest
+
+    def _send(self, progress: Progress) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
         from prefect.exceptions import PrefectException
 
-        due = time.monotonic() - self._sent_at >= self._seconds
-        if progress.stage is self._stage and not due and progress.percent < 100:
-            return
-        self._stage, self._sent_at = progress.stage, time.monotonic()
-        percent = round(progress.percent, 1)
+        percent, text = round(progress.percent, 1), progress.text
         try:
             if self._id is None:
                 self._id = cast(
-                    UUID,
-                    create_progress_artifact(percent, key=self._key, description=progress.text),
+                    UUID, create_progress_artifact(percent, key=self._key, description=text)
                 )
             else:
-                update_progress_artifact(self._id, percent, description=progress.text)
+                update_progress_artifact(self._id, percent, description=text)
         except (httpx.HTTPError, PrefectException) as exc:
             log.info("progress not stored: %s", type(exc).__name__)

@@ -25,6 +25,7 @@ from stillreel.errors import (
     StorageError,
     StorageRefused,
     StorageUnavailable,
+    is_disk_full,
 )
 from stillreel.settings import StorageSettings
 
@@ -285,7 +286,6 @@ def checked_size(key: str, data: bytes, limit: int) -> bytes:
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _TYPES = mimetypes.MimeTypes()
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
@@ -342,7 +342,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _disk_error(exc: OSError, refused: type[StillreelError]) -> StillreelError:
-    if exc.errno in _FULL:
+    if is_disk_full(exc):
         return DiskFull()
     reason = os.strerror(exc.errno) if exc.errno else "unknown reason"
     if exc.errno not in _REFUSED:

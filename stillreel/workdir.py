@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from stillreel.settings import Settings
@@ -28,5 +29,6 @@ def sweep(settings: Settings) -> None:
     oldest = time.time() - KEPT_DAYS * 86400
     folder = settings.host.work_dir
     for job in folder.iterdir() if folder.exists() else ():
-        if job.stat().st_mtime < oldest:
-            shutil.rmtree(job, ignore_errors=True)
+        with suppress(FileNotFoundError):  # a job that ends now deletes its own
+            if job.stat().st_mtime < oldest:
+                shutil.rmtree(job, ignore_errors=True)

@@ -16,7 +16,7 @@ _PASSING = ("execution", "clip")
 """Arguments that differ between executions of one job although its result does not."""
 
 
-def step_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def task_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """One key per task, run and inputs: an execution that comes later finds what is finished.
 
     Prefect's own INPUTS + RUN_ID has no task in it, so two tasks with equal inputs would share a
@@ -27,6 +27,6 @@ def step_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{context.task.name}-{VERSION}-{context.task_run.flow_run_id}-{digest}"
 
 
-def host_step_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def host_task_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """The same, on one host: what lies on a host's disk is of no use elsewhere."""
-    return f"{step_key(context, parameters)}-{get_settings().host.host_name}"
+    return f"{task_key(context, parameters)}-{get_settings().host.host_name}"

@@ -9,13 +9,13 @@ from stillreel.jobs import Execution
 from stillreel.settings import get_settings
 from stillreel.stages import encode as stage
 from stillreel.storage import open_storage
-from tasks.cache_keys import host_step_key
+from tasks.cache_keys import host_task_key
 from tasks.retries import can_pass
 
 
 @task(
     name="encode",
-    cache_key_fn=host_step_key,
+    cache_key_fn=host_task_key,
     persist_result=True,
     retries=2,
     retry_delay_seconds=[2, 20],

@@ -8,13 +8,13 @@ from stillreel.job import JobSpec, Prepared
 from stillreel.settings import get_settings
 from stillreel.stages import fetch
 from stillreel.storage import open_storage
-from tasks.cache_keys import step_key
+from tasks.cache_keys import task_key
 from tasks.retries import can_pass
 
 
 @task(
     name="fetch-image",
-    cache_key_fn=step_key,
+    cache_key_fn=task_key,
     persist_result=True,
     retries=3,
     retry_delay_seconds=[2, 10, 30],

@@ -9,13 +9,13 @@ from stillreel.jobs import Execution
 from stillreel.settings import get_settings
 from stillreel.stages import infer as stage
 from stillreel.storage import open_storage
-from tasks.cache_keys import step_key
+from tasks.cache_keys import task_key
 from tasks.retries import can_pass
 
 
 @task(
     name="infer",
-    cache_key_fn=step_key,
+    cache_key_fn=task_key,
     persist_result=True,
     tags=["gpu"],
     retries=2,

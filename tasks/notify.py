@@ -9,13 +9,13 @@ from stillreel.jobs import Execution, assert_current
 from stillreel.settings import get_settings
 from stillreel.stages import notify as stage
 from stillreel.storage import open_storage
-from tasks.cache_keys import step_key
+from tasks.cache_keys import task_key
 from tasks.retries import can_pass
 
 
 @task(
     name="notify",
-    cache_key_fn=step_key,
+    cache_key_fn=task_key,
     persist_result=True,
     retries=2,
     retry_delay_seconds=[1, 4],
@@ -27,7 +27,7 @@ def notify(execution: Execution, spec: JobSpec, video: Video) -> str:
     settings = get_settings()
     return stage.notify(
         execution.job_id,
-        spec,
+        spec.webhook_url,
         JobStatus.COMPLETED,
         at=video.completed_at,
         video=video,

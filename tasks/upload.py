@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prefect import task
 
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Video
@@ -9,13 +11,13 @@ from stillreel.jobs import Execution, assert_current
 from stillreel.settings import get_settings
 from stillreel.stages import upload as stage
 from stillreel.storage import open_storage
-from tasks.cache_keys import step_key
+from tasks.cache_keys import task_key
 from tasks.retries import can_pass
 
 
 @task(
     name="upload",
-    cache_key_fn=step_key,
+    cache_key_fn=task_key,
     persist_result=True,
     retries=4,
     retry_delay_seconds=[2, 10, 30, 60],
@@ -25,7 +27,6 @@ def upload(
     execution: Execution, spec: JobSpec, prepared: Prepared, latents: Latents, clip: Clip
 ) -> Video:
     """Store the files and last the receipt, unless another execution has taken over."""
-    assert_current(execution)
     settings = get_settings()
     return stage.upload(
         execution.job_id,
@@ -35,4 +36,5 @@ def upload(
         latents,
         clip,
         storage=open_storage(settings.storage, settings.host.home),
+        assert_current=partial(assert_current, execution),
     )

@@ -20,6 +20,7 @@ from stillreel.errors import (
     InferenceCancelled,
     InferenceFailed,
     StillreelError,
+    is_disk_full,
 )
 from stillreel.inference.entry import (
     DecodeOrder,
@@ -225,7 +226,7 @@ class Runner:
             self._end(work, State.FAILED, exc)
         except OSError as exc:
             log.exception("%s of run %s", work.entry.kind, work.entry.run_id)
-            self._end(work, State.FAILED, DiskFull() if exc.errno == 28 else InferenceFailed())
+            self._end(work, State.FAILED, DiskFull() if is_disk_full(exc) else InferenceFailed())
         except Exception as exc:  # the one place that reports how an entry ended
             log.exception("%s of run %s", work.entry.kind, work.entry.run_id)
             text = f"the model failed: {type(exc).__name__}"
@@ -288,8 +289,8 @@ class Runner:
             with self._changed:
                 if work.cancelled or self._stopping:
                     raise InferenceCancelled
-                if self._unclaimed(work):
-                    work.cancelled = True
+                if work.entry.kind is Kind.INFERENCE and self._unclaimed(work):
+                    work.cancelled = True  # a decode may be far ahead of its reader, and ends soon
                     raise InferenceAbandoned()
                 self._touch(work, phase=phase, step=step, steps=steps)
 

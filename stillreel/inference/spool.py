@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from stillreel.errors import DiskFull, InferenceFailed
+from stillreel.errors import DiskFull, InferenceFailed, is_disk_full
 from stillreel.models.base import Decoded
 
 CHUNK_FRAMES = 8
@@ -70,7 +69,7 @@ def write_spool(folder: Path, decoded: Decoded, on_frames: Callable[[int, int], 
                 done += len(chunk)
                 on_frames(done, header.frames)
     except OSError as exc:
-        if exc.errno == errno.ENOSPC:
+        if is_disk_full(exc):
             raise DiskFull from exc
         raise
     if done != header.frames:

@@ -76,14 +76,14 @@ def cancel(run_id: str, *, settings: Settings) -> None:
 def _find_equal(index_key: str, job_id: str, storage: Storage) -> Latents | None:
     try:
         note = json.loads(storage.get_bytes(index_key))
-    except ObjectMissing:
-        return None
-    latents = Latents.model_validate(note["latents"])
+        latents, origin = Latents.model_validate(note["latents"]), str(note["job_id"])
+    except (ObjectMissing, ValueError, KeyError, TypeError):
+        return None  # none yet, or one that another version of ours wrote
     if storage.head(latents.key) is None:
         return None
-    if note["job_id"] == job_id:
+    if origin == job_id:
         return latents
-    return latents.model_copy(update={"reused_from": note["job_id"], "seconds": {"gpu": 0.0}})
+    return latents.model_copy(update={"reused_from": origin, "seconds": {"gpu": 0.0}})
 
 
 def _fetch_source(folder: Path, prepared: Prepared, storage: Storage) -> Path:

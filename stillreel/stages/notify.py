@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from stillreel.job import JobSpec, JobStatus, Notification, Stage, Video
+from stillreel.job import JobStatus, Notification, Stage, Video
 from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
@@ -16,7 +16,7 @@ FIRST_ROUND = 1
 
 def notify(
     job_id: str,
-    spec: JobSpec,
+    receiver: str,
     status: JobStatus,
     *,
     at: datetime,
@@ -25,22 +25,21 @@ def notify(
     storage: Storage,
     settings: Settings,
 ) -> str:
-    """The receiver's URL once it took the notification; empty when the job has no receiver.
+    """The receiver's URL once it took the notification; empty when there is nobody to tell.
 
-    `at` is when the round ended. Raises ReceiverUnavailable (a later try may succeed),
-    ReceiverRefused or AddressRefused.
+    `receiver` is the URL that the order names, if any; `at` is when the round ended. Raises
+    ReceiverUnavailable (a later try may succeed), ReceiverRefused or AddressRefused.
     """
-    url = spec.webhook_url or settings.webhook.webhook_url
+    url = receiver or settings.webhook.webhook_url
     report(Stage.NOTIFY, step=0, steps=1)
     if not url:
         report(Stage.NOTIFY, step=1, steps=1)
         return ""
-    seconds = settings.storage.download_url_seconds
     data: dict[str, Any] = {}
     if video is not None:
         data = {
             "video": video.to_json(),
-            "poster_url": storage.download_url(video.poster_key, seconds=seconds),
+            "poster_url": _public_url(storage, video.poster_key, settings) or None,
             "cost_usd": video.cost_usd,
             "warnings": list(video.warnings),
         }
@@ -51,8 +50,14 @@ def notify(
         status=status,
         error=error,
         data=data,
-        video_url=storage.download_url(video.key, seconds=seconds) if video else "",
+        video_url=_public_url(storage, video.key, settings) if video else "",
     )
     deliver(url, notification, settings.webhook, settings.fetch)
     report(Stage.NOTIFY, step=1, steps=1)
     return url
+
+
+def _public_url(storage: Storage, key: str, settings: Settings) -> str:
+    """A URL that a receiver can use; a directory of this host is none of its business."""
+    url = storage.download_url(key, seconds=settings.storage.download_url_seconds)
+    return url if url.startswith(("http://", "https://")) else ""

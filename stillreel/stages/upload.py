@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +25,14 @@ def upload(
     clip: Clip,
     *,
     storage: Storage,
+    assert_current: Callable[[], None],
 ) -> Video:
-    """The stored video; repeating it stores the same objects again."""
+    """The stored video; repeating it stores the same objects again.
+
+    `assert_current` raises when this execution is stale; it is asked before anything is stored
+    and once more before the receipt, which completes the job.
+    """
+    assert_current()
     started = time.monotonic()
     objects: dict[str, str] = {}
     files = (
@@ -40,6 +47,7 @@ def upload(
             storage.put_file(objects[name], Path(path), content_type=content_type)
         except FileNotFoundError as exc:
             raise ClipMissing from exc
+    assert_current()
     completed_at = datetime.now(UTC)
     receipt = write_receipt(
         job_id,

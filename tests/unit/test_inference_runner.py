@@ -429,6 +429,18 @@ def test_a_decode_never_waits_for_its_reader(runner: Runner, orders: Orders) -> 
     assert frames[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_running_decode_is_not_abandoned_by_a_slow_reader(
+    start_runner: StartRunner, orders: Orders, script: Script
+) -> None:
+    runner = start_runner(claim_seconds=0.1)
+    gate = script.gate("sea", decode=True)
+    runner.start(DECODE, "run", orders.decode("sea"))
+    gate.wait()
+    Event().wait(0.3)  # longer than a claim lasts
+    gate.open()
+    assert wait_for_end(runner, DECODE, "run").state is State.FINISHED
+
+
 def test_the_spool_goes_when_the_decode_is_forgotten(runner: Runner, orders: Orders) -> None:
     order = orders.decode("sea")
     runner.start(DECODE, "run", order)

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import av
@@ -23,14 +23,16 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Cancelled, Failed
 from prefect.utilities.callables import parameter_schema
 
+from stillreel import hooks
 from stillreel.errors import ImageError, RequestRejected, StaleExecution, StillreelError
 from stillreel.job import JobSpec, Prepared, Video
 from stillreel.jobs import Execution, assert_current
 from stillreel.settings import get_settings
 from stillreel.storage import Storage
-from tasks.cache_keys import host_step_key, step_key
+from tasks.cache_keys import host_task_key, task_key
 from tests.fake_backend import make_shot
 from tests.receiver import Receiver, answer, receiver
 
@@ -262,8 +264,8 @@ def some_keys(run_id: str, *, execution: int = 1, prompt: str = "zoom") -> list[
         for name in ("infer", "encode")
     ]
     return [
-        *(step_key(context, parameters) for context in contexts),
-        host_step_key(contexts[0], parameters),
+        *(task_key(context, parameters) for context in contexts),
+        host_task_key(contexts[0], parameters),
     ]
 
 
@@ -491,7 +493,8 @@ def test_the_receiver_is_told_with_a_signature(
         "completed",
         None,
     )
-    assert message["video_url"].endswith(video.key)
+    assert message["video_url"] is None  # the storage is a directory of this host
+    assert message["data"]["video"]["key"] == video.key
     assert message["type"] == "video.completed"
     assert message["data"]["video"]["sha256"] == video.sha256
     job.video()
@@ -534,6 +537,39 @@ def test_a_failed_job_is_told_once_and_why(
     assert (message["status"], message["error"]) == ("failed", error.message)
     assert message["video_url"] is None
     assert request.headers["webhook-id"] == f"{job.job_id}-r1"
+
+
+def test_an_order_that_is_refused_is_told_too(
+    make_job: MakeJob, listen: Callable[..., Receiver]
+) -> None:
+    heard = listen()
+    job = make_job(prompt="a\x00b")
+    assert "NUL" in reason(job.execute()).message
+    [request] = heard.requests
+    assert request.verify(SECRET)["status"] == "failed"
+
+
+def test_what_fails_after_the_receipt_does_not_fail_the_job(
+    make_job: MakeJob, listen: Callable[..., Receiver], storage: Storage
+) -> None:
+    """The poster of the page is gone when the page is made, for its storage has been emptied."""
+    heard = listen()
+    job = make_job(prompt="zoom")
+    before = job.video()
+    storage.delete(before.poster_key)
+    assert job.execute().is_completed()
+    assert [request.verify(SECRET)["status"] for request in heard.requests] == ["completed"]
+
+
+def test_nothing_is_told_of_a_run_that_fails_or_is_cancelled_after_its_receipt(
+    make_job: MakeJob, listen: Callable[..., Receiver]
+) -> None:
+    heard = listen()
+    job = make_job(prompt="zoom")
+    job.video()
+    for hook, state in ((hooks.tell_failed, Failed()), (hooks.cancel_work, Cancelled())):
+        hook(cast(Any, None), job.run, state)
+    assert len(heard.requests) == 1
 
 
 # --- doors ------------------------------------------------------------------------------------
