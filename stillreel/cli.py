@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import mkstemp
+from typing import TYPE_CHECKING, Annotated, Any
 
 import stamina
 import stamina.instrumentation
@@ -18,11 +21,16 @@ from rich.console import Console
 from stillreel import __version__
 from stillreel.errors import (
     DeploymentInvalid,
+    ModelUnavailable,
     OutputUnwritable,
     RequestRejected,
     SettingsInvalid,
     StillreelError,
+    StorageRefused,
 )
+
+if TYPE_CHECKING:
+    from stillreel.settings import Settings
 
 app = typer.Typer(
     name="stillreel",
@@ -39,7 +47,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON
 
 
 def main() -> None:
-    """Run the command line; no traceback reaches a user for anything that we know."""
+    """Run the command line; a traceback goes to a file, never to a user's screen."""
     stamina.instrumentation.set_on_retry_hooks(())
     try:
         app()
@@ -50,14 +58,38 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+    except Exception as exc:  # whatever we did not foresee
+        what = " ".join(f"{type(exc).__name__}: {exc}".split())[:400]
+        text = (
+            f"{what}; this is a bug or something we did not foresee; "
+            f"the details are in {_write_traceback()}"
+        )
+        err.print("[bold red]error[/] (internal): ", end="")
+        err.print(text, markup=False, soft_wrap=True)
+        sys.exit(EXIT_FAILED)
 
 
 def _exit_code(error: StillreelError) -> int:
-    if isinstance(error, RequestRejected | OutputUnwritable):
+    if error.retryable:
+        return EXIT_FAILED
+    if isinstance(error, RequestRejected | OutputUnwritable | ModelUnavailable):
         return EXIT_USAGE
-    if isinstance(error, SettingsInvalid | DeploymentInvalid):
+    if isinstance(error, SettingsInvalid | DeploymentInvalid | StorageRefused):
         return EXIT_SETTINGS
     return EXIT_FAILED
+
+
+def _write_traceback() -> str:
+    """A file, for the user only, that holds the exception of now."""
+    from stillreel.settings import get_settings
+
+    try:
+        handle, name = mkstemp(".txt", "error-", get_settings().host.home)
+    except (StillreelError, OSError):  # there is no home to write to
+        handle, name = mkstemp(".txt", "stillreel-error-")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(traceback.format_exc())
+    return name
 
 
 @app.command()
@@ -87,13 +119,14 @@ def generate(
     """
     from stillreel.generate import draw_image, read_image
     from stillreel.generate import generate as make
+    from stillreel.prefect_env import api_url
     from stillreel.progress_bar import progress_bar
-    from stillreel.settings import get_settings
 
     if image is not None and scene:
         raise RequestRejected("give an IMAGE or --scene, not both")
-    settings = get_settings()
-    data = draw_image() if scene else read_image(image) if image else None
+    settings = _settings()
+    limit = settings.fetch.image_max_bytes
+    data = draw_image() if scene else read_image(image, limit) if image else None
     name = f"{image.stem if image else 'scene' if scene else 'video'}.mp4"
     target = Path(name) if output is None else output / name if output.is_dir() else output
     values = {
@@ -109,13 +142,15 @@ def generate(
         "reuse": reuse,
     }
     with progress_bar(err) as listener:
-        made = make(data, values, target.absolute(), settings=settings, listener=listener)
+        made = make(
+            data, values, target.absolute(), settings=settings, listener=listener, source=image
+        )
     for warning in made.warnings:
         err.print(f"note: {warning}", markup=False, soft_wrap=True)
     if as_json:
         _print_json(made.to_json())
         return
-    run_url = f"http://{settings.server.prefect_host}:{settings.server.prefect_port}"
+    run_url = api_url(settings).removesuffix("/api")
     typer.echo(
         f"video        {made.video}  ({made.width}x{made.height}, {made.seconds:.2f} s, "
         f"{made.size / 1e6:.1f} MB)"
@@ -131,10 +166,9 @@ def up(
     model: Annotated[str, typer.Option(help="Load this model at start.")] = "",
 ) -> None:
     """Run the whole stack on this machine: Prefect server, deployments and a host."""
-    from stillreel.settings import get_settings
     from stillreel.up import run_up
 
-    run_up(get_settings(), pool=pool, model=model)
+    run_up(_settings(), pool=pool, model=model)
 
 
 @app.command()
@@ -147,9 +181,8 @@ def host(
     Needs PREFECT_API_URL.
     """
     from stillreel.host import run_host
-    from stillreel.settings import get_settings
 
-    settings = get_settings()
+    settings = _settings()
     _need_api()
     run_host(settings, pool=pool, model=model)
 
@@ -163,9 +196,8 @@ def deploy(as_json: JsonFlag = False) -> None:
     import anyio
 
     from stillreel.prefect_env import apply, common_env
-    from stillreel.settings import get_settings
 
-    settings = get_settings()
+    settings = _settings()
     _need_api()
     apply(common_env(settings))
     from stillreel.deploy import deploy as make
@@ -192,10 +224,19 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _need_api() -> None:
-    from prefect.settings import PREFECT_API_URL
+def _settings() -> Settings:
+    """The settings, with a home that can be used."""
+    from stillreel.settings import get_settings, make_home
 
-    if not PREFECT_API_URL.value():
+    settings = get_settings()
+    make_home(settings)
+    return settings
+
+
+def _need_api() -> None:
+    from stillreel.prefect_env import pin_api
+
+    if not pin_api():
         raise SettingsInvalid(
             "PREFECT_API_URL is not set; set it to your Prefect server's address, e.g. "
             "http://127.0.0.1:4200/api, or run `stillreel up` to have everything on this machine"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -18,7 +19,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
-from stillreel.errors import DeploymentInvalid
+from stillreel.errors import DeploymentInvalid, SettingsInvalid, StillreelError
 from stillreel.job import JobSpec
 from stillreel.project import FLOW_ENTRYPOINT, project_dir
 from stillreel.result_storage import save_result_block
@@ -30,7 +31,8 @@ class Plan:
     """What prefect.yaml and pools.yaml describe."""
 
     deployments: list[dict[str, Any]]
-    pools: dict[str, dict[str, Any]]
+    pools: dict[str, str]
+    """Descriptions by name."""
     queues: dict[str, int]
     job_variables: dict[str, Any]
 
@@ -40,14 +42,21 @@ def read_plan(directory: Path) -> Plan:
     try:
         project = yaml.safe_load((directory / "prefect.yaml").read_text())
         pools = yaml.safe_load((directory / "deployments" / "pools.yaml").read_text())
-        plan = Plan(project["deployments"], pools["pools"], pools["queues"], pools["job_variables"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as exc:
+        plan = Plan(
+            deployments=project["deployments"],
+            pools={name: pool["description"] for name, pool in pools["pools"].items()},
+            queues=pools["queues"],
+            job_variables=pools["job_variables"],
+        )
+        wanted = [(d["name"], d["entrypoint"], *_place(d)) for d in plan.deployments]
+    except KeyError as exc:
+        raise DeploymentInvalid(f"prefect.yaml or pools.yaml lacks {exc}") from exc
+    except (OSError, yaml.YAMLError, TypeError, AttributeError) as exc:
         raise DeploymentInvalid(f"prefect.yaml or pools.yaml cannot be read: {exc}") from exc
-    for deployment in plan.deployments:
-        pool, queue = (deployment["work_pool"].get(k) for k in ("name", "work_queue_name"))
+    for name, _, pool, queue in wanted:
         if pool not in plan.pools or queue not in plan.queues:
             raise DeploymentInvalid(
-                f"deployment {deployment['name']} names pool {pool} and queue {queue}; "
+                f"deployment {name} names pool {pool} and queue {queue}; "
                 f"pools.yaml has {sorted(plan.pools)} and {sorted(plan.queues)}"
             )
     return plan
@@ -74,7 +83,8 @@ def check_entrypoint(entrypoint: str, directory: Path) -> dict[str, Any]:
 async def deploy(settings: Settings, *, directory: Path | None = None) -> list[str]:
     """Make everything that the plan describes; gives the deployments' full names.
 
-    Raises DeploymentInvalid when something is wrong in the project or came out wrong.
+    Raises DeploymentInvalid when something is wrong in the project or came out wrong,
+    SettingsInvalid when the Prefect server refuses us, StillreelError when it does not answer.
     """
     directory = directory or project_dir()
     plan = read_plan(directory)
@@ -82,22 +92,46 @@ async def deploy(settings: Settings, *, directory: Path | None = None) -> list[s
         known = check_entrypoint(deployment["entrypoint"], directory)
         if unknown := set(deployment.get("parameters", {})) - set(known):
             raise DeploymentInvalid(f"{deployment['name']} sets unknown {sorted(unknown)}")
-    async with get_client() as client:
-        for name, pool in plan.pools.items():
-            await _make_pool(client, name, pool["description"], plan.job_variables)
-            for queue, priority in plan.queues.items():
-                await _make_queue(client, name, queue, priority)
-        await save_result_block(settings)
-        _run_prefect_deploy(directory)
-        return [await _check_deployed(client, deployment) for deployment in plan.deployments]
+    try:
+        async with get_client() as client:
+            for name, description in plan.pools.items():
+                await _make_pool(client, name, description, plan.job_variables)
+                for queue, priority in plan.queues.items():
+                    await _make_queue(client, name, queue, priority)
+            await save_result_block(settings)
+            _run_prefect_deploy(directory)
+            return [await _check_deployed(client, deployment) for deployment in plan.deployments]
+    except httpx.HTTPStatusError as exc:
+        raise _refusal(exc.response.status_code) from exc
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise StillreelError(
+            f"the Prefect server does not answer ({type(exc).__name__}); check PREFECT_API_URL, "
+            "and that the server runs"
+        ) from exc
+
+
+def _refusal(status: int) -> StillreelError:
+    if status in (401, 403):
+        return SettingsInvalid(
+            f"the Prefect server refuses us ({status}); check PREFECT_API_KEY or "
+            "PREFECT_API_AUTH_STRING"
+        )
+    return StillreelError(f"the Prefect server answers {status}; see its log")
+
+
+def _place(deployment: dict[str, Any]) -> tuple[str, str]:
+    return deployment["work_pool"]["name"], deployment["work_pool"]["work_queue_name"]
 
 
 async def _make_pool(
     client: PrefectClient, name: str, description: str, variables: dict[str, Any]
 ) -> None:
     template = ProcessWorker.get_default_base_job_template()
+    known = template["variables"]["properties"]
+    if unknown := sorted(set(variables) - set(known)):
+        raise DeploymentInvalid(f"pools.yaml sets unknown job variables {unknown}")
     for variable, value in variables.items():
-        template["variables"]["properties"][variable]["default"] = value
+        known[variable]["default"] = value
     try:
         await client.read_work_pool(name)
     except ObjectNotFound:
@@ -138,13 +172,13 @@ def _run_prefect_deploy(directory: Path) -> None:
 async def _check_deployed(client: PrefectClient, wanted: dict[str, Any]) -> str:
     flow_name = "generate-video"
     name = f"{flow_name}/{wanted['name']}"
-    made = await client.read_deployment_by_name(name)
+    try:
+        made = await client.read_deployment_by_name(name)
+    except ObjectNotFound as exc:
+        raise DeploymentInvalid(f"{name} is not there after `prefect deploy`") from exc
     schema = made.parameter_openapi_schema or {}
     if not schema.get("properties"):
         raise DeploymentInvalid(f"{name} was deployed with an empty parameter schema")
-    if (made.work_pool_name, made.work_queue_name) != (
-        wanted["work_pool"]["name"],
-        wanted["work_pool"]["work_queue_name"],
-    ):
+    if (made.work_pool_name, made.work_queue_name) != _place(wanted):
         raise DeploymentInvalid(f"{name} was deployed to pool {made.work_pool_name}")
     return name

@@ -10,13 +10,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import stamina
 
 from stillreel import prefect_env
 from stillreel.errors import (
     ImageRejected,
+    ImageTooLarge,
     InferenceServerAway,
     JobFailed,
+    ModelUnavailable,
     OutputUnwritable,
     StillreelError,
 )
@@ -25,7 +30,7 @@ from stillreel.images import encode_png, open_picture
 from stillreel.inference.client import InferenceClient, socket_path
 from stillreel.job import JobSpec, Video, job_id_of, spec_of
 from stillreel.keys import input_key
-from stillreel.models.registry import get_model
+from stillreel.models.registry import MODELS, get_model, is_available
 from stillreel.models.shots import check
 from stillreel.process import end_tree, with_parent
 from stillreel.progress import Listener, listening
@@ -33,6 +38,9 @@ from stillreel.project import FLOW_ENTRYPOINT, project_dir
 from stillreel.scene import draw_scene
 from stillreel.settings import Settings, get_settings
 from stillreel.storage import Storage, open_storage
+
+START_SECONDS = 120.0
+"""A model server that does not answer by then is given up; it loads no model at its start."""
 
 _EXTENSIONS = {
     "JPEG": "jpg",
@@ -64,16 +72,27 @@ class Made:
         return asdict(self)
 
 
-def read_image(path: Path) -> bytes:
-    """The bytes of an image file; ImageRejected says what is wrong with the path."""
+def read_image(path: Path, limit: int) -> bytes:
+    """The bytes of an image file, or of a pipe; at most `limit` of them.
+
+    Raises ImageTooLarge, and ImageRejected, which says what is wrong with the path.
+    """
     try:
-        return path.read_bytes()
+        if path.is_char_device() or path.is_block_device():
+            raise ImageRejected(f"{path} is a device; give an image file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
     except FileNotFoundError as exc:
         raise ImageRejected(f"there is no file {path}") from exc
     except IsADirectoryError as exc:
         raise ImageRejected(f"{path} is a directory; give an image file") from exc
     except OSError as exc:
         raise ImageRejected(f"{path} cannot be read: {exc.strerror}") from exc
+    if len(data) > limit:
+        raise ImageTooLarge(
+            f"{path} has more than {limit:,} bytes, which is what STILLREEL_IMAGE_MAX_BYTES allows"
+        )
+    return data
 
 
 def draw_image() -> bytes:
@@ -88,27 +107,31 @@ def generate(
     *,
     settings: Settings,
     listener: Listener,
+    source: Path | None = None,
 ) -> Made:
     """Make one video and put it at `output`, the poster beside it.
 
-    Everything that can be refused is refused before anything is started.
+    `source` is the file that `image` was read from; it is never written. Everything that can be
+    refused is refused before anything is started.
     """
     spec = spec_of(values)
     content_type = ""
     if image is not None:
         spec, content_type = _with_image(spec, image, settings)
     check(spec, get_model(spec.model))
-    _check_output(output)
+    _check_model(spec)
+    poster = output.with_name(f"{output.stem}-poster.jpg")
+    _check_outputs(output, poster, source=source)
     storage = open_storage(settings.storage, settings.host.home)
     if image is not None:
         storage.put_bytes(spec.image_key, image, content_type=content_type)
     prefect_env.apply(prefect_env.local_run_env(settings))
     with _inference_server(settings), listening(listener):
         run_id, video = _run_flow(spec)
-    _take(storage, video, output)
+    _take(storage, video, output, poster)
     return Made(
         video=str(output),
-        poster=str(output.with_suffix(".jpg")),
+        poster=str(poster),
         flow_run_id=run_id,
         job_id=job_id_of(run_id),
         seconds=video.seconds,
@@ -126,11 +149,27 @@ def _with_image(spec: JobSpec, image: bytes, settings: Settings) -> tuple[JobSpe
     return spec.model_copy(update={"image_key": key}), f"image/{picture.format.lower()}"
 
 
-def _check_output(output: Path) -> None:
+def _check_model(spec: JobSpec) -> None:
+    if is_available(get_model(spec.model)):
+        return
+    here = ", ".join(model.name for model in MODELS.values() if is_available(model))
+    raise ModelUnavailable(
+        f"the code of the model {spec.model} is not part of this installation, which has: {here}"
+    )
+
+
+def _check_outputs(output: Path, poster: Path, *, source: Path | None) -> None:
+    if output.suffix.lower() != ".mp4":
+        raise OutputUnwritable(f"{output} is no name of a video; name a file that ends with .mp4")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        if output.is_dir():
-            raise OutputUnwritable(f"{output} is a directory; name a file that ends with .mp4")
+        for target in (output, poster):
+            if target.is_dir():
+                raise OutputUnwritable(f"{target} is a directory; choose another --output")
+            if source and target.exists() and target.samefile(source):
+                raise OutputUnwritable(
+                    f"{target} would be written over your image; choose another --output"
+                )
         probe = output.with_name(f".{output.name}.probe")
         probe.touch()
         probe.unlink()
@@ -152,15 +191,45 @@ def _inference_server(settings: Settings) -> Iterator[None]:
         return
     socket = socket_path(settings.host.home, f"generate-{os.getpid()}")
     os.environ["STILLREEL_INFERENCE_SOCKET"] = str(socket)
+    os.environ["STILLREEL_SERVER_WAIT_SECONDS"] = "2"  # nobody would start it again
     get_settings.cache_clear()
-    process = subprocess.Popen(
-        with_parent(inference_argv(socket)), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield  # the first job waits for the server, see InferenceClient
-    finally:
-        end_tree(process.pid, grace=5)
-        socket.unlink(missing_ok=True)
+    with TemporaryFile() as log:
+        process = subprocess.Popen(
+            with_parent(inference_argv(socket)), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            _wait_until_ready(process, socket)
+            yield
+        except StillreelError as exc:
+            if process.poll() is None:
+                raise
+            raise InferenceServerAway(
+                f"the model server ended with code {process.returncode}: {_last_line(log)}"
+            ) from exc
+        finally:
+            end_tree(process.pid, grace=5)
+            socket.unlink(missing_ok=True)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:
+    for attempt in stamina.retry_context(
+        on=InferenceServerAway,
+        attempts=None,
+        timeout=START_SECONDS,
+        wait_initial=0.1,
+        wait_max=0.3,
+    ):
+        with attempt:
+            if not _answers(socket) and process.poll() is None:
+                raise InferenceServerAway("the model server does not answer at its start")
+    if process.poll() is not None:
+        raise InferenceServerAway
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _answers(socket: Path) -> bool:
@@ -191,10 +260,10 @@ def _run_flow(spec: JobSpec) -> tuple[str, Video]:
     raise JobFailed(f"run {run_id} ended {state.name}: {state.message or 'no reason given'}")
 
 
-def _take(storage: Storage, video: Video, output: Path) -> None:
+def _take(storage: Storage, video: Video, output: Path, poster: Path) -> None:
     try:
         storage.get_file(video.key, output)
-        storage.get_file(video.poster_key, output.with_suffix(".jpg"))
+        storage.get_file(video.poster_key, poster)
     except OSError as exc:
         raise OutputUnwritable(
             f"{output} cannot be written: {exc.strerror}; the video is stored under {video.key}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from stillreel.inference.client import socket_path
+from stillreel.lock import make_private, only_one
 from stillreel.prefect_env import worker_env
+from stillreel.process import HOST_VARIABLE, NO_RESTART
 from stillreel.settings import HostSettings, Settings
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
@@ -21,7 +26,12 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
     """
     host = settings.host
     servers = [
-        Service(name, inference_argv(socket_path(host.home, name), model=model), _gpu_env(host, n))
+        Service(
+            name,
+            inference_argv(socket_path(host.home, name), model=model),
+            _gpu_env(host, n),
+            final_code=NO_RESTART,
+        )
         for n, name in enumerate(f"gpu{n}" for n in range(host.gpus))
     ]
     worker = Service(
@@ -37,7 +47,7 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
             "--name",
             host.host_name,
         ],
-        worker_env(settings),
+        worker_env(settings) | {"STILLREEL_HOME": str(host.home), HOST_VARIABLE: str(os.getpid())},
         stop_seconds=40.0,
     )
     return [*servers, worker]
@@ -49,17 +59,34 @@ def inference_argv(socket: Path, *, model: str = "") -> list[str]:
     return [*argv, "--model", model] if model else argv
 
 
+@contextmanager
+def only_host(settings: Settings) -> Iterator[None]:
+    """Be the one host of this home for the block; SettingsInvalid when one runs already."""
+    run = settings.host.home / "run"
+    make_private(run)
+    taken = (
+        "a host runs on this STILLREEL_HOME already (`stillreel host` or `stillreel up`); stop it "
+        "first, or set another STILLREEL_HOME"
+    )
+    with only_one(run / "host.lock", taken=taken):
+        yield
+
+
 def run_host(settings: Settings, *, pool: str, model: str) -> None:
-    """Run a host in the foreground until SIGTERM or Ctrl-C."""
-    sweep(settings)
-    supervisor = Supervisor(Console(stderr=True))
-    try:
-        for service in host_services(settings, pool=pool, model=model):
-            supervisor.start(service)
-        supervisor.say(f"host {settings.host.host_name} serves pool {pool}; Ctrl-C stops it")
-        supervisor.run()
-    finally:
-        supervisor.stop()
+    """Run a host in the foreground until SIGTERM or Ctrl-C.
+
+    Raises SettingsInvalid when one runs on this home already, or a service cannot run at all.
+    """
+    with only_host(settings):
+        sweep(settings)
+        supervisor = Supervisor(Console(stderr=True))
+        try:
+            for service in host_services(settings, pool=pool, model=model):
+                supervisor.start(service)
+            supervisor.say(f"host {settings.host.host_name} serves pool {pool}; Ctrl-C stops it")
+            supervisor.run()
+        finally:
+            supervisor.stop()
 
 
 def _gpu_env(host: HostSettings, gpu: int) -> dict[str, str]:

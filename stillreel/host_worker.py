@@ -11,6 +11,9 @@ import argparse
 import logging
 import signal
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -23,7 +26,8 @@ from prefect.workers.process import (
     ProcessWorkerResult,
 )
 
-from stillreel.process import end_tree
+from stillreel.process import end_tree, send
+from stillreel.settings import get_settings
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -43,23 +47,31 @@ class HostWorker(ProcessWorker):
 
     type = "process"
     stopping = False
+    _young: frozenset[UUID] = frozenset()
+    """Runs whose submission had not ended when the last poll was sent: its answer is too old."""
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        self._young = frozenset(self._submitting_flow_run_ids)
+        return await super()._get_scheduled_flow_runs()
 
     async def _submit_scheduled_flow_runs(
         self, flow_run_response: list[WorkerFlowRunResponse]
     ) -> list[FlowRun]:
-        if self.stopping:
+        if self.stopping or not flow_run_response:
             return []
         held = set(self.limiter.statistics().borrowers)
+        working = await anyio.to_thread.run_sync(find_processes, get_settings().host.home)
         free: list[WorkerFlowRunResponse] = []
         for entry in flow_run_response:
             run_id = entry.flow_run.id
-            if run_id in self._submitting_flow_run_ids:
+            if run_id in self._young:
                 continue
-            if await anyio.to_thread.run_sync(end_run, run_id):
+            if old := working.get(str(run_id)):
+                await anyio.to_thread.run_sync(end_processes, old)
                 log.warning("run %s starts again: its old process was ended first", run_id)
             if run_id not in held:
                 free.append(entry)
-        return await super()._submit_scheduled_flow_runs(free)
+        return [] if self.stopping else await super()._submit_scheduled_flow_runs(free)
 
     async def run(
         self,
@@ -76,44 +88,61 @@ class HostWorker(ProcessWorker):
         return ProcessWorkerResult(identifier=result.identifier, status_code=0)
 
     async def hand_over(self) -> None:
-        """Take no more runs, and have every flow process give its run back to the queue."""
+        """Take no more runs, and have every flow process give its run back to the queue.
+
+        Also those that a worker before this one started, and did not live to hand over.
+        """
         self.stopping = True
-        await anyio.to_thread.run_sync(_hand_over)
+        working = await anyio.to_thread.run_sync(find_processes, get_settings().host.home)
+        everything = [found for processes in working.values() for found in processes]
+        await anyio.to_thread.run_sync(end_processes, everything)
 
 
-def end_run(run_id: UUID) -> bool:
-    """End every process on this machine that was started for a run; False when there is none.
+@dataclass(frozen=True)
+class FlowProcess:
+    """A process that was started for a run, as it was when it was looked at."""
+
+    process: psutil.Process
+    run_id: str
+    parent: int
+    is_engine: bool
+
+
+def find_processes(home: Path) -> dict[str, list[FlowProcess]]:
+    """The flow processes of this home on this machine by run id, whoever started them."""
+    working: dict[str, list[FlowProcess]] = {}
+    for process in psutil.process_iter():
+        found = _look_at(process, home)
+        if found is not None:
+            working.setdefault(found.run_id, []).append(found)
+    return working
+
+
+def end_processes(processes: Sequence[FlowProcess]) -> None:
+    """End flow processes, and return when they are gone.
 
     The process that Prefect's worker started gives the run back to the queue when it is asked to
-    end, so that the worker does not report a crash. One that lost it can only be killed.
+    end, so that the worker does not report a crash. An engine that lost it can only be killed.
     """
-    processes = {p.pid: p for p in psutil.process_iter() if _run_id_of(p) == str(run_id)}
-    roots = [p for p in processes.values() if p.ppid() not in processes]
-    for process in roots:
-        is_engine = "prefect.engine" in process.cmdline()
-        process.send_signal(signal.SIGKILL if is_engine else signal.SIGTERM)
-    _end(roots)
-    return bool(roots)
-
-
-def _hand_over() -> None:
-    supervisors = [p for p in psutil.Process().children() if _run_id_of(p)]
-    for process in supervisors:
-        process.send_signal(signal.SIGTERM)
-    _end(supervisors)
-
-
-def _end(processes: list[psutil.Process]) -> None:
-    _, slow = psutil.wait_procs(processes, timeout=HAND_OVER_SECONDS)
+    pids = {found.process.pid for found in processes}
+    roots = [found for found in processes if found.parent not in pids]
+    send((root.process for root in roots if root.is_engine), signal.SIGKILL)
+    send((root.process for root in roots if not root.is_engine), signal.SIGTERM)
+    _, slow = psutil.wait_procs([root.process for root in roots], timeout=HAND_OVER_SECONDS)
     for process in slow:
         end_tree(process.pid)
 
 
-def _run_id_of(process: psutil.Process) -> str:
+def _look_at(process: psutil.Process, home: Path) -> FlowProcess | None:
     try:
-        return process.environ().get(_RUN_VARIABLE, "")
-    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-        return ""
+        environment = process.environ()
+        run_id = environment.get(_RUN_VARIABLE, "")
+        if not run_id or environment.get("STILLREEL_HOME") != str(home):
+            return None
+        is_engine = "prefect.engine" in process.cmdline()
+        return FlowProcess(process, run_id, process.ppid(), is_engine)
+    except (psutil.Error, OSError):  # it ended meanwhile, or is another user's
+        return None
 
 
 async def run_worker(pool: str, *, limit: int, name: str) -> None:

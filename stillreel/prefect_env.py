@@ -10,6 +10,17 @@ from stillreel.settings import Settings
 
 RESULT_BLOCK_SLUG = "s3-bucket/stillreel-results"
 
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Where a server is reached from its own machine that listens on all addresses."""
+_CONNECTION = (
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_SSL_CERT_FILE",
+    "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
+    "PREFECT_CLIENT_CUSTOM_HEADERS",
+)
+
 
 def common_env(settings: Settings) -> dict[str, str]:
     """What every process of ours gives Prefect: its own home, no calls to outside."""
@@ -33,14 +44,16 @@ def local_run_env(settings: Settings) -> dict[str, str]:
 
 
 def server_env(settings: Settings) -> dict[str, str]:
-    """For the Prefect server of `stillreel up`."""
+    """For the Prefect server of `stillreel up`.
+
+    Both UIs take a path as the API's address (3.8.8), so a browser finds it from any machine.
+    """
     env = common_env(settings) | {
-        "PREFECT_UI_API_URL": api_url(settings),
+        "PREFECT_UI_API_URL": "/api",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     }
     if database := settings.server.database_url.get_secret_value():
-        _, _, address = database.partition("://")
-        env["PREFECT_API_DATABASE_CONNECTION_URL"] = f"postgresql+asyncpg://{address}"
+        env["PREFECT_API_DATABASE_CONNECTION_URL"] = database
     return env
 
 
@@ -57,9 +70,29 @@ def worker_env(settings: Settings) -> dict[str, str]:
     return env
 
 
+def listen_host(settings: Settings) -> str:
+    """The address that `stillreel up` listens on: a name or an IP address without brackets."""
+    return settings.server.prefect_host.removeprefix("[").removesuffix("]")
+
+
 def api_url(settings: Settings) -> str:
-    """The address of the Prefect API that `stillreel up` serves."""
-    return f"http://{settings.server.prefect_host}:{settings.server.prefect_port}/api"
+    """The address of the Prefect API that `stillreel up` serves, as this machine reaches it."""
+    host = listen_host(settings)
+    host = _EVERYWHERE.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.prefect_port}/api"
+
+
+def pin_api() -> str:
+    """The address of the operator's Prefect API, "" without one; call this before `apply`.
+
+    It may stand in a profile in the operator's PREFECT_HOME, which `apply` replaces by ours. So it
+    goes into the environment, with all that connecting to it takes: children speak to the same.
+    """
+    from prefect.settings import get_current_settings
+
+    found = get_current_settings().to_environment_variables(exclude_unset=True)
+    apply({name: found[name] for name in _CONNECTION if name in found})
+    return found.get("PREFECT_API_URL", "")
 
 
 def apply(env: dict[str, str]) -> None:

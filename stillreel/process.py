@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,17 @@ from typing import NoReturn
 
 import psutil
 
+log = logging.getLogger("stillreel.process")
+
+HOST_VARIABLE = "STILLREEL_HOST_PID"
+"""In the environment of a worker and its flow processes: the process id of their host."""
+
+NO_RESTART = 3
+"""The exit code of a service that says: what stops me does not get better by itself."""
+
 _PR_SET_PDEATHSIG = 1
-_PARENT_CHECK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
+_FORWARD_SECONDS = 0.2
 
 
 def die_with_parent(parent: int) -> None:
@@ -29,6 +39,19 @@ def die_with_parent(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def die_with_host() -> None:
+    """End this engine process and its supervisor soon after the host that they work for.
+
+    They may outlive their worker, which the host restarts, but not the host. A thread looks once
+    a second; without a host in the environment nothing is watched.
+    """
+    me = psutil.Process()
+    host = me.environ().get(HOST_VARIABLE, "")
+    if host:
+        pair = [p for p in (me.parent(), me) if p is not None]
+        threading.Thread(target=_watch_host, args=(int(host), pair), daemon=True).start()
 
 
 def with_parent(argv: Sequence[str]) -> list[str]:
@@ -64,13 +87,14 @@ def end_tree(pid: int, *, grace: float = 0.0) -> None:
     except psutil.NoSuchProcess:
         return
     if grace > 0:
-        _signal(tree, signal.SIGTERM)
+        send(tree, signal.SIGTERM)
         _, tree = psutil.wait_procs(tree, timeout=grace)
-    _signal(tree, signal.SIGKILL)
+    send(tree, signal.SIGKILL)
     psutil.wait_procs(tree, timeout=10)
 
 
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to those of the processes that still live."""
     for process in processes:
         try:
             process.send_signal(number)
@@ -81,14 +105,55 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 def _watch_parent(parent: int) -> None:
     ticker = threading.Event()
     while os.getppid() == parent:
-        ticker.wait(_PARENT_CHECK_SECONDS)
+        ticker.wait(_CHECK_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch_host(pid: int, pair: Sequence[psutil.Process]) -> None:
+    ticker = threading.Event()
+    try:
+        host = psutil.Process(pid)
+        # A process that is younger than ours is another one with the number of the dead host.
+        while _lives(host) and host.create_time() <= pair[-1].create_time():
+            ticker.wait(_CHECK_SECONDS)
+    except psutil.NoSuchProcess:
+        log.warning("the host ended while it was looked at")
+    send(pair, signal.SIGKILL)
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _watch_over(argv: Sequence[str], parent: int) -> int:
+    """Run a command as a child to its end, and return its exit code (a signal's: 128 + number).
+
+    SIGTERM and SIGINT are passed on; when `parent` is not our parent any more the child's whole
+    tree is killed. For systems whose kernel does not tie a child to its parent.
+    """
+    received: list[signal.Signals] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: received.append(signal.Signals(number)))
+    child = subprocess.Popen(argv)
+    while child.poll() is None:
+        if os.getppid() != parent:
+            end_tree(child.pid)
+        while received:
+            child.send_signal(received.pop(0))
+        try:
+            child.wait(timeout=_FORWARD_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def _main() -> None:
     """`python -m stillreel.process PARENT COMMAND ...`: see `with_parent`."""
-    die_with_parent(int(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the command is our supervisor's own
+    parent, argv = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform != "linux":  # what watches the parent would not survive an exec
+        sys.exit(_watch_over(argv, parent))
+    die_with_parent(parent)
+    os.execvp(argv[0], argv)  # noqa: S606 - the command is our supervisor's own
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ aliases. `docs/settings.md` is generated from this file (`make docs`).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
@@ -30,6 +34,9 @@ from stillreel.errors import SettingsInvalid
 PREFIX = "STILLREEL_"
 
 
+_TO_COME = "(read by the HTTP API, which is to come)"
+
+
 def _names(name: str, *aliases: str) -> AliasChoices:
     return AliasChoices(PREFIX + name, *aliases)
 
@@ -50,7 +57,7 @@ class HostSettings(_Concern):
     """This machine: where files lie and how much work it takes."""
 
     home: Path = Field(
-        default_factory=lambda: Path.home() / ".stillreel",
+        Path("~/.stillreel"),
         description="Directory of everything this machine keeps: work files, local storage, "
         "Prefect's database in the one-machine setup.",
     )
@@ -153,7 +160,10 @@ class StorageSettings(_Concern):
         description="Public address of the R2 bucket; empty signs URLs.",
     )
     upload_url_seconds: int = Field(
-        3600, ge=60, le=604800, description="How long a signed upload URL is valid."
+        3600,
+        ge=60,
+        le=604800,
+        description=f"How long a signed upload URL is valid {_TO_COME}.",
     )
     download_url_seconds: int = Field(
         86400, ge=60, le=604800, description="How long a signed download URL is valid."
@@ -229,7 +239,8 @@ class InferenceSettings(_Concern):
     model_path: str = Field(
         "",
         validation_alias=_names("MODEL_PATH", "MODEL_PATH"),
-        description="Directory of model weights; empty uses the hub's cache.",
+        description="Directory of model weights; empty uses the hub's cache "
+        "(read by the models' backends, which are to come).",
     )
     preview_seconds_per_step: float = Field(
         0.0, ge=0, le=60, description="Waiting time of a `preview` step, for load tests."
@@ -280,22 +291,22 @@ class ApiSettings(_Concern):
         ge=1,
         le=65535,
         validation_alias=_names("API_PORT", "PORT"),
-        description="Port of the HTTP API.",
+        description=f"Port of the HTTP API {_TO_COME}.",
     )
     api_url: str = Field(
         "",
         validation_alias=_names("API_URL", "API_URL"),
-        description="Public address of the HTTP API.",
+        description=f"Public address of the HTTP API {_TO_COME}.",
     )
     api_key: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("API_KEY", "API_KEY", "API_SECRET_KEY"),
-        description="Key that callers of the HTTP API send.",
+        description=f"Key that callers of the HTTP API send {_TO_COME}.",
     )
     api_webhook_url: str = Field(
         "",
         validation_alias=_names("API_WEBHOOK_URL", "API_WEBHOOK_URL"),
-        description="Where a host tells the API that a run ended.",
+        description=f"Where a host tells the API that a run ended {_TO_COME}.",
     )
 
 
@@ -305,25 +316,38 @@ class FleetSettings(_Concern):
     vast_api_key: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("VAST_API_KEY", "VAST_API_KEY"),
-        description="Key of your Vast.ai account; stays on the control side.",
+        description="Key of your Vast.ai account; stays on the control side "
+        "(read by the renting of hosts, which is to come).",
     )
 
 
 class ServerSettings(_Concern):
     """Where the processes of this installation listen."""
 
-    prefect_host: str = Field("127.0.0.1", description="Address of the Prefect server of `up`.")
+    prefect_host: str = Field(
+        "127.0.0.1",
+        description="Address of the Prefect server of `up`; `0.0.0.0` or `::` is every address of "
+        "the machine, without any password.",
+    )
     database_url: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("DATABASE_URL", "DATABASE_URL"),
-        description="Postgres of the Prefect server of `up`; empty uses SQLite.",
+        description="Postgres of the Prefect server of `up`, as `postgresql://...`; empty uses "
+        "SQLite.",
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("REDIS_URL", "REDIS_URL"),
-        description="Redis for the messages of several Prefect servers; one server needs none.",
+        description="Redis for the messages of several Prefect servers; one server needs none "
+        "(several servers are to come).",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of that Prefect server.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        return SecretStr(asyncpg_url(text)) if text else value
 
 
 class Settings(BaseModel):
@@ -366,10 +390,114 @@ def get_settings() -> Settings:
             built[name] = concern()
         except ValidationError as exc:
             mistakes += [_mistake(error["loc"], error["msg"]) for error in exc.errors()]
+    mistakes += [*_half_s3(built.get("storage")), *_webhook_mistakes(built.get("webhook"))]
     if mistakes:
         lines = "\n".join(f"  - {line}" for line in mistakes)
         raise SettingsInvalid(f"{len(mistakes)} setting(s) cannot be used:\n{lines}")
     return Settings.model_validate(built)
+
+
+def make_home(settings: Settings) -> Path:
+    """Make the directory of everything this machine keeps, for this user only, and try it.
+
+    Raises SettingsInvalid when nothing can be written there.
+    """
+    home = settings.host.home
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as exc:
+        raise SettingsInvalid(
+            f"STILLREEL_HOME: {home} cannot be used ({exc.strerror}); set it to a directory that "
+            "you may write"
+        ) from exc
+    return home
+
+
+def standard_secret(text: str) -> str:
+    """`text` as Standard Webhooks libraries take it: `whsec_` + base64 of the secret's bytes.
+
+    A text that starts with `whsec_` stays as it is; of any other its UTF-8 bytes are the secret.
+    Raises SettingsInvalid.
+    """
+    if not text or text != text.strip() or not text.isprintable():
+        raise SettingsInvalid(
+            "STILLREEL_WEBHOOK_SECRET: is empty, or has a line break, another control character "
+            "or white space at an end; set it without"
+        )
+    prefix, base = "whsec_", text.removeprefix("whsec_")
+    if base == text:
+        return prefix + base64.b64encode(text.encode()).decode()
+    try:
+        usable = bool(base64.b64decode(base + "=" * (-len(base) % 4), validate=True))
+    except (binascii.Error, ValueError):
+        usable = False
+    if not usable:
+        raise SettingsInvalid(
+            "STILLREEL_WEBHOOK_SECRET: starts with whsec_, but base64 does not follow; "
+            "set whsec_ + base64 of 24 to 64 random bytes"
+        )
+    return text
+
+
+def asyncpg_url(text: str) -> str:
+    """The address of a Postgres as SQLAlchemy's asyncpg takes it; ValueError for any other.
+
+    libpq's `sslmode` is asyncpg's `ssl`, with the same values; `channel_binding` it does not know.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    drivers = [
+        f"{name}{driver}" for name in ("postgres", "postgresql") for driver in ("", "+asyncpg")
+    ]
+    if url is None or url.drivername not in drivers:
+        # not chained: the cause may quote the address, which holds the password
+        raise ValueError(
+            "is not the address of a Postgres; give postgresql://user:password@host:5432/name, "
+            "or leave it empty for SQLite"
+        )
+    query = dict(url.query)
+    query.pop("channel_binding", None)
+    if mode := query.pop("sslmode", None):
+        query.setdefault("ssl", mode)
+    url = url.set(drivername="postgresql+asyncpg", query=query)
+    return url.render_as_string(hide_password=False)
+
+
+def _half_s3(storage: _Concern | None) -> Iterator[str]:
+    """S3 settings by our own names, without the bucket; AWS's names are there for other reasons."""
+    if not isinstance(storage, StorageSettings) or storage.s3_bucket:
+        return
+    given = [
+        name
+        for name in ("S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY")
+        if os.environ.get(name) or os.environ.get(PREFIX + name)
+    ]
+    if given:
+        yield f"S3 is configured in part ({', '.join(given)}); set S3_BUCKET too"
+
+
+def _webhook_mistakes(webhook: _Concern | None) -> Iterator[str]:
+    if not isinstance(webhook, WebhookSettings):
+        return
+    for name in ("webhook_secret", "webhook_secret_previous"):
+        secret: SecretStr = getattr(webhook, name)
+        try:
+            if text := secret.get_secret_value():
+                standard_secret(text)
+        except SettingsInvalid as exc:
+            yield exc.message.replace(f"{PREFIX}WEBHOOK_SECRET", PREFIX + name.upper())
+    for name in ("webhook_url", "webhook_plain_urls"):
+        if getattr(webhook, name) and not webhook.webhook_secret.get_secret_value():
+            yield (
+                f"{PREFIX}{name.upper()}: needs STILLREEL_WEBHOOK_SECRET, because notifications "
+                "are never sent unsigned; set it to whsec_ + base64 of 24 to 64 random bytes"
+            )
 
 
 def _mistake(loc: tuple[int | str, ...], message: str) -> str:

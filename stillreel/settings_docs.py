@@ -14,7 +14,6 @@ from stillreel.settings import CONCERNS, PREFIX
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
 _COMPUTED = {
-    "home": "`~/.stillreel`",
     "host_name": "the machine's name",
     "encode_threads": "the usable cores, 8 at most",
 }

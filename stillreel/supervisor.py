@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.text import Text
 
+from stillreel.errors import SettingsInvalid
 from stillreel.process import end_tree, with_parent
 
 log = logging.getLogger("stillreel.supervisor")
@@ -32,6 +33,8 @@ class Service:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: float = 10.0
+    final_code: int | None = None
+    """The exit code by which it says that a restart cannot help."""
 
 
 @dataclass
@@ -77,7 +80,10 @@ class Supervisor:
         self._console.print(Text.assemble(("stillreel  ", "bold"), text), soft_wrap=True)
 
     def run(self) -> None:
-        """Keep everything running until SIGTERM or SIGINT."""
+        """Keep everything running until SIGTERM or SIGINT.
+
+        Raises SettingsInvalid when a service ends with its final code.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put(""))
         while name := self._events.get():
@@ -97,10 +103,6 @@ class Supervisor:
         for pump in self._pumps:
             pump.join(timeout=2)
 
-    def pids(self) -> dict[str, int]:
-        """The process id of each service that was started."""
-        return {name: running.process.pid for name, running in self._running.items()}
-
     def is_running(self, name: str) -> bool:
         """Whether the process of this service lives."""
         return name in self._running and self._running[name].process.poll() is None
@@ -109,6 +111,8 @@ class Supervisor:
         dead = self._running.get(name)
         if dead is None:
             return
+        if dead.process.returncode == dead.service.final_code:
+            raise SettingsInvalid(f"{name} cannot run as it is set up; see its log above")
         lived = time.monotonic() - dead.started_at
         deaths = 1 if lived > _STEADY_SECONDS else dead.deaths + 1
         pause = min(_LONGEST_PAUSE, 0.5 * 2 ** (deaths - 1))

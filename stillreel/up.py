@@ -23,9 +23,9 @@ START_SECONDS = 180.0
 def run_up(settings: Settings, *, pool: str, model: str) -> None:
     """Run everything until SIGTERM or Ctrl-C; the host stops before the server.
 
-    Raises SettingsInvalid when the port is taken, and DeploymentInvalid.
+    Raises SettingsInvalid when the port cannot be used, and DeploymentInvalid.
     """
-    _check_port(settings)
+    _check_port(prefect_env.listen_host(settings), settings.server.prefect_port)
     url = prefect_env.api_url(settings)
     (settings.host.home / "prefect").mkdir(parents=True, exist_ok=True)
     prefect_env.apply(prefect_env.common_env(settings) | {"PREFECT_API_URL": url})
@@ -58,7 +58,7 @@ def _server(settings: Settings) -> Service:
             "server",
             "start",
             "--host",
-            settings.server.prefect_host,
+            prefect_env.listen_host(settings),
             "--port",
             str(settings.server.prefect_port),
             "--log-level",
@@ -74,17 +74,24 @@ def _deploy(settings: Settings) -> list[str]:
     return anyio.run(deploy, settings)
 
 
-def _check_port(settings: Settings) -> None:
-    address = (settings.server.prefect_host, settings.server.prefect_port)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+def _check_port(host: str, port: int) -> None:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:
+        raise SettingsInvalid(
+            f"STILLREEL_PREFECT_HOST: {host} is no address of this machine; use 127.0.0.1, "
+            "or 0.0.0.0 for all its addresses"
+        ) from exc
+    family, kind, protocol, _, address = found[0]
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        except OSError as exc:
-            raise SettingsInvalid(
-                f"port {address[1]} on {address[0]} cannot be used ({exc.strerror}); is "
-                "`stillreel up` running already? Else set STILLREEL_PREFECT_PORT"
-            ) from exc
+    except OSError as exc:
+        raise SettingsInvalid(
+            f"port {port} on {host} cannot be used ({exc.strerror}); is `stillreel up` running "
+            "already? Else set STILLREEL_PREFECT_PORT"
+        ) from exc
 
 
 def _wait_until_ready(url: str, supervisor: Supervisor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,13 @@ from pathlib import Path
 import httpx
 import stamina
 
-from stillreel.errors import InferenceCancelled, InferenceServerAway, InferenceStalled, error_of
+from stillreel.errors import (
+    InferenceCancelled,
+    InferenceServerAway,
+    InferenceStalled,
+    SettingsInvalid,
+    error_of,
+)
 from stillreel.inference.entry import (
     DecodeOrder,
     Entry,
@@ -38,12 +45,30 @@ OnEntry = Callable[[Entry], None]
 
 
 def socket_path(home: Path, name: str = "gpu0") -> Path:
-    """Where the server of one GPU listens; short, because a socket's name has about 100 bytes."""
+    """Where the server of one GPU listens; short, because a socket's name has about 100 bytes.
+
+    Under a long home it lies in a directory of this user in the system's temporary one, which is
+    made here. Raises SettingsInvalid when somebody else has made it, or can write there.
+    """
     path = home / "run" / f"{name}.sock"
     if len(str(path).encode()) < 100:
         return path
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"stillreel-{os.getuid()}-{digest}" / f"{name}.sock"
+    folder = Path(tempfile.gettempdir()) / f"stillreel-{os.getuid()}-{digest}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+    except OSError as exc:
+        raise SettingsInvalid(
+            f"{folder} cannot be made ({exc.strerror}); set a shorter STILLREEL_HOME"
+        ) from exc
+    private = stat.S_ISDIR(facts.st_mode) and stat.S_IMODE(facts.st_mode) == 0o700
+    if not private or facts.st_uid != os.getuid():
+        raise SettingsInvalid(
+            f"{folder} must be a directory of this user with mode 0700, and is not; delete it, or "
+            "set a shorter STILLREEL_HOME"
+        )
+    return folder / f"{name}.sock"
 
 
 class InferenceClient:

@@ -24,14 +24,23 @@ from stillreel.errors import StillreelError
 from stillreel.inference.entry import DecodeOrder, Entry, Health, InferenceOrder, Kind
 from stillreel.inference.runner import Runner
 from stillreel.job import ModelName
+from stillreel.lock import make_private, only_one
 from stillreel.models.registry import get_model, load_backend
+from stillreel.process import NO_RESTART
 from stillreel.settings import get_settings
 
+log = logging.getLogger("stillreel.inference")
+
 LONGEST_WAIT = 30.0
+LOCK_SECONDS = 10.0
+"""How long the end of a server that was killed may take: the driver gives its memory back first."""
 
 
-def make_app(runner: Runner) -> FastAPI:
-    """The server's routes over a runner, which works while the app is up."""
+def make_app(runner: Runner, *, work_dir: Path | None = None) -> FastAPI:
+    """The server's routes over a runner, which works while the app is up.
+
+    With a `work_dir`, orders whose files lie elsewhere are refused with 422.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI):
@@ -41,6 +50,11 @@ def make_app(runner: Runner) -> FastAPI:
         runner.stop()
         thread.join(timeout=30)
 
+    def check_paths(*paths: str) -> None:
+        for path in filter(None, paths):
+            if work_dir and work_dir.resolve() not in Path(path).resolve().parents:
+                raise HTTPException(422, "the files of an order lie in the work directory")
+
     app = FastAPI(title="stillreel inference", lifespan=lifespan, openapi_url=None)
 
     @app.get("/health")
@@ -49,10 +63,12 @@ def make_app(runner: Runner) -> FastAPI:
 
     @app.put("/inferences/{run_id}")
     def start_inference(run_id: str, order: InferenceOrder) -> Entry:
+        check_paths(order.latents_path, order.image_path)
         return runner.start(Kind.INFERENCE, run_id, order)
 
     @app.put("/decodes/{run_id}")
     def start_decode(run_id: str, order: DecodeOrder) -> Entry:
+        check_paths(order.latents_path, order.spool_dir)
         return runner.start(Kind.DECODE, run_id, order)
 
     @app.get("/{kind}/{run_id}")
@@ -72,27 +88,36 @@ def make_app(runner: Runner) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM; the exit code NO_RESTART says that another try would end the same."""
     parser = argparse.ArgumentParser(description="stillreel's inference server")
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--model", default="", help="load this model before the first job")
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, in order
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    settings = get_settings().inference
-    runner = Runner(
-        lambda name: load_backend(get_model(name), settings), claim_seconds=settings.claim_seconds
-    )
+    socket: Path = arguments.socket
+    make_private(socket.parent)
+    taken = f"another process serves on {socket.name} of this home already; stop it first"
     try:
-        if arguments.model:
-            runner.preload(cast(ModelName, arguments.model))
+        with only_one(socket.with_name(f"{socket.name}.lock"), taken=taken, wait=LOCK_SECONDS):
+            _run(arguments.model, socket)
     except StillreelError as exc:
-        raise SystemExit(f"cannot load {arguments.model}: {exc.message}") from exc
-    _serve(make_app(runner), arguments.socket)
+        log.error("the inference server cannot start: %s", exc.message)
+        raise SystemExit(1 if exc.retryable else NO_RESTART) from exc
+
+
+def _run(model: str, socket: Path) -> None:
+    settings = get_settings()
+    inference = settings.inference
+    runner = Runner(
+        lambda name: load_backend(get_model(name), inference), claim_seconds=inference.claim_seconds
+    )
+    if model:
+        runner.preload(cast(ModelName, model))
+    _serve(make_app(runner, work_dir=settings.host.work_dir), socket)
 
 
 def _serve(app: FastAPI, socket: Path) -> None:
-    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket.unlink(missing_ok=True)
     config = uvicorn.Config(
         app, uds=str(socket), log_level="warning", timeout_graceful_shutdown=1, access_log=False
