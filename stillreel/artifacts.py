@@ -80,7 +80,9 @@ def _facts(prepared: Prepared, latents: Latents, video: Video) -> dict[str, str]
         f"{video.size / 1e6:.1f} MB",
         "model": f"{shot.model_version}, {shot.steps} steps, seed {shot.seed}",
         "inference": f"reused from {latents.reused_from}" if latents.reused_from else took,
-        "cost": f"US$ {video.cost_usd:.4f}",
+        "cost": f"US$ {video.cost_usd:.4f}"
+        if latents.host_price
+        else "not known: STILLREEL_HOST_PRICE is not set on this host",
         "warnings": "; ".join(video.warnings) or "none",
     }
 

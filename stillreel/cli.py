@@ -54,7 +54,7 @@ def main() -> None:
     except StillreelError as exc:
         err.print(f"[bold red]error[/] ({exc.code}): ", end="")
         err.print(exc.message, markup=False, soft_wrap=True)
-        sys.exit(_exit_code(exc))
+        sys.exit(exit_code(exc))
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
@@ -69,7 +69,8 @@ def main() -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _exit_code(error: StillreelError) -> int:
+def exit_code(error: StillreelError) -> int:
+    """What the command line ends with for this error, see the top of this file."""
     if error.retryable:
         return EXIT_FAILED
     if isinstance(error, RequestRejected | OutputUnwritable | ModelUnavailable):
@@ -85,7 +86,7 @@ def _write_traceback() -> str:
 
     try:
         handle, name = mkstemp(".txt", "error-", get_settings().host.home)
-    except (StillreelError, OSError):  # there is no home to write to
+    except Exception:  # whatever keeps us from a home is not what the user is to be told
         handle, name = mkstemp(".txt", "stillreel-error-")
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(traceback.format_exc())

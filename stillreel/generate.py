@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+import httpx
 import stamina
 
 from stillreel import prefect_env
@@ -191,7 +192,7 @@ def _inference_server(settings: Settings) -> Iterator[None]:
         return
     socket = socket_path(settings.host.home, f"generate-{os.getpid()}")
     os.environ["STILLREEL_INFERENCE_SOCKET"] = str(socket)
-    os.environ["STILLREEL_SERVER_WAIT_SECONDS"] = "2"  # nobody would start it again
+    os.environ["STILLREEL_SERVER_WAIT_SECONDS"] = "5"  # nobody would start it again
     get_settings.cache_clear()
     with TemporaryFile() as log:
         process = subprocess.Popen(
@@ -204,11 +205,13 @@ def _inference_server(settings: Settings) -> Iterator[None]:
             if process.poll() is None:
                 raise
             raise InferenceServerAway(
-                f"the model server ended with code {process.returncode}: {_last_line(log)}"
+                f"the model server ended with code {process.returncode}; "
+                f"its last line: {_last_line(log)}"
             ) from exc
         finally:
             end_tree(process.pid, grace=5)
-            socket.unlink(missing_ok=True)
+            if socket.exists():
+                socket.unlink()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:
@@ -250,7 +253,13 @@ def _run_flow(spec: JobSpec) -> tuple[str, Video]:
     sys.path.insert(0, str(directory))
     path, _, name = FLOW_ENTRYPOINT.partition(":")
     flow = load_flow_from_entrypoint(f"{directory / path}:{name}", use_placeholder_flow=False)
-    state = flow(**spec.model_dump(), return_state=True)
+    try:
+        state = flow(**spec.model_dump(), return_state=True)
+    except (httpx.HTTPError, RuntimeError) as exc:  # Prefect's own: the flow's are in its state
+        raise StillreelError(
+            "Prefect cannot be reached; check PREFECT_API_URL and its server, or unset it, and "
+            "Prefect starts a server of its own"
+        ) from exc
     run_id = str(state.state_details.flow_run_id)
     result = state.result(raise_on_failure=False)
     if isinstance(result, Video):

@@ -54,7 +54,7 @@ def server_env(settings: Settings) -> dict[str, str]:
     }
     if database := settings.server.database_url.get_secret_value():
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-    return env
+    return _unless_set(env)
 
 
 def worker_env(settings: Settings) -> dict[str, str]:
@@ -67,7 +67,7 @@ def worker_env(settings: Settings) -> dict[str, str]:
     }
     if settings.storage.kind != "local":  # so that another host finds what is finished
         env["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = RESULT_BLOCK_SLUG
-    return env
+    return _unless_set(env)
 
 
 def listen_host(settings: Settings) -> str:
@@ -97,6 +97,15 @@ def pin_api() -> str:
 
 def apply(env: dict[str, str]) -> None:
     """Put these into this process's environment, except where the operator has set something."""
-    for name, value in env.items():
-        if name == "PATH" or name not in os.environ:
-            os.environ[name] = value
+    os.environ.update(_unless_set(env))
+
+
+def use_own_api(url: str) -> str:
+    """Make this process and its children speak to our own server; gives another that was set."""
+    other = os.environ.get("PREFECT_API_URL", "")
+    os.environ["PREFECT_API_URL"] = url
+    return "" if other == url else other
+
+
+def _unless_set(env: dict[str, str]) -> dict[str, str]:
+    return {n: value for n, value in env.items() if n == "PATH" or n not in os.environ}

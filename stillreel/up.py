@@ -28,8 +28,10 @@ def run_up(settings: Settings, *, pool: str, model: str) -> None:
     _check_port(prefect_env.listen_host(settings), settings.server.prefect_port)
     url = prefect_env.api_url(settings)
     (settings.host.home / "prefect").mkdir(parents=True, exist_ok=True)
-    prefect_env.apply(prefect_env.common_env(settings) | {"PREFECT_API_URL": url})
+    prefect_env.apply(prefect_env.common_env(settings))
     supervisor = Supervisor(Console(stderr=True))
+    if other := prefect_env.use_own_api(url):
+        supervisor.say(f"runs its own Prefect server; PREFECT_API_URL={other} is not used")
     try:
         supervisor.start(_server(settings))
         supervisor.say("waiting for the Prefect server (the first start takes longest)")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ from stillreel.errors import (
 )
 from stillreel.guard import EVERYWHERE, guarded_client, wait_for
 from stillreel.job import JobStatus, Notification
-from stillreel.settings import FetchSettings, WebhookSettings
+from stillreel.settings import FetchSettings, WebhookSettings, standard_secret
 
 BODY_LIMIT = 20_000
 """Bytes; Standard Webhooks asks for less."""
@@ -97,32 +95,6 @@ def signature_headers(
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": " ".join(signatures),
     }
-
-
-def standard_secret(text: str) -> str:
-    """`text` as Standard Webhooks libraries take it: `whsec_` + base64 of the secret's bytes.
-
-    A text that starts with `whsec_` stays as it is; of any other its UTF-8 bytes are the secret.
-    Raises SettingsInvalid.
-    """
-    if not text or text != text.strip() or not text.isprintable():
-        raise SettingsInvalid(
-            "STILLREEL_WEBHOOK_SECRET: is empty, or has a line break, another control character "
-            "or white space at an end; set it without"
-        )
-    prefix, base = "whsec_", text.removeprefix("whsec_")
-    if base == text:
-        return prefix + base64.b64encode(text.encode()).decode()
-    try:
-        usable = bool(base64.b64decode(base + "=" * (-len(base) % 4), validate=True))
-    except (binascii.Error, ValueError):
-        usable = False
-    if not usable:
-        raise SettingsInvalid(
-            "STILLREEL_WEBHOOK_SECRET: starts with whsec_, but base64 does not follow; "
-            "set whsec_ + base64 of 24 to 64 random bytes"
-        )
-    return text
 
 
 def _secrets(settings: WebhookSettings) -> list[str]:

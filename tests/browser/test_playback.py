@@ -52,7 +52,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(browser: Browser) -> Iterator[Site]:
-    """h264.mp4, h264.jpg, teaser.mp4 and av1.mp4 of a pan over our scene, served with Range."""
+    """h264.mp4, its poster, teaser.mp4 and av1.mp4 of a pan over our scene, served with Range."""
     with tempfile.TemporaryDirectory(prefix="sr-") as home:
         folder = Path(home, "site")
         folder.mkdir()
@@ -118,7 +118,9 @@ def test_a_seek_shows_exactly_that_frame(site: Site, page: Page, name: str) -> N
 
 def test_the_poster_loads_and_is_the_first_frame(site: Site, page: Page) -> None:
     load(page, site, "h264.mp4")
-    page.evaluate("src => { document.getElementById('i').src = src }", f"{site.url}/h264.jpg")
+    page.evaluate(
+        "src => { document.getElementById('i').src = src }", f"{site.url}/h264-poster.jpg"
+    )
     page.wait_for_function("document.getElementById('i').complete")
 
     assert page.evaluate("document.getElementById('i').naturalWidth") == SIZE[0]

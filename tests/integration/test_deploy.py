@@ -7,12 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import anyio
 import pytest
+from prefect.client.orchestration import PrefectClient
 
-from stillreel.deploy import check_entrypoint, read_plan
+from stillreel.deploy import _check_deployed, check_entrypoint, read_plan
 from stillreel.errors import DeploymentInvalid
 from stillreel.job import JobSpec
 from stillreel.project import project_dir
@@ -66,6 +70,47 @@ def test_without_a_server_address_the_error_says_what_to_set(tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+def test_a_deployment_that_is_not_there_afterwards_fails_loudly(stack: Stack) -> None:
+    wanted = {"name": "nothing", "work_pool": {"name": "local", "work_queue_name": "default"}}
+
+    async def check() -> str:
+        async with PrefectClient(f"{stack.url}/api") as client:
+            return await _check_deployed(client, wanted)
+
+    with pytest.raises(DeploymentInvalid, match="generate-video/nothing is not there"):
+        anyio.run(check)
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A Prefect server that wants a password."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Says nothing."""
+
+
+def test_a_server_that_refuses_us_is_a_wrong_setting(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        done = subprocess.run(
+            [sys.executable, "-m", "stillreel.cli", "deploy"],
+            env=env_of(tmp_path)
+            | {"PREFECT_API_URL": f"http://127.0.0.1:{server.server_port}/api"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        server.shutdown()
+    assert done.returncode == 3, done.stderr
+    assert "PREFECT_API_AUTH_STRING" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project's own flows and plan, to be broken."""
@@ -115,6 +160,28 @@ def test_a_deployment_to_an_unknown_pool_fails_loudly(project: Path) -> None:
     plan = project / "prefect.yaml"
     plan.write_text(plan.read_text().replace("name: g5,", "name: g6,"))
     with pytest.raises(DeploymentInvalid, match="names pool g6"):
+        read_plan(project)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("prefect.yaml", "    entrypoint: flows/generate_video.py:generate_video\n", "entrypoint"),
+        ("deployments/pools.yaml", "queues: {high: 1, default: 2, backlog: 3}\n", "queues"),
+        (
+            "deployments/pools.yaml",
+            "    description: This machine; the embedded default.\n",
+            "desc",
+        ),
+    ],
+)
+def test_a_plan_that_lacks_something_says_what(
+    project: Path, file: str, line: str, words: str
+) -> None:
+    plan = project / file
+    assert line in plan.read_text()
+    plan.write_text(plan.read_text().replace(line, "", 1))
+    with pytest.raises(DeploymentInvalid, match=f"lacks '{words}"):
         read_plan(project)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 from operator import attrgetter
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from pydantic import SecretStr
 
 from stillreel import settings_docs
 from stillreel.errors import SettingsInvalid
-from stillreel.settings import CONCERNS, Settings, get_settings
+from stillreel.settings import CONCERNS, Settings, get_settings, make_home
 
 R2 = {
     "R2_BUCKET": "videos",
@@ -19,6 +20,7 @@ R2 = {
     "R2_ACCESS_KEY": "r2-id",
     "R2_SECRET_KEY": "r2-hidden",
 }
+S3 = {"S3_BUCKET": "videos"}
 AWS_KEYS = {"AWS_ACCESS_KEY_ID": "aws-id", "AWS_SECRET_ACCESS_KEY": "aws-hidden"}
 
 
@@ -63,8 +65,8 @@ def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
             ("R2_SECRET_KEY", "storage.r2_secret_key", R2),
             ("R2_PUBLIC_URL", "storage.r2_public_url", R2),
             ("S3_BUCKET", "storage.s3_bucket", {}),
-            ("S3_REGION", "storage.s3_region", {}),
-            ("S3_ENDPOINT", "storage.s3_endpoint", {}),
+            ("S3_REGION", "storage.s3_region", S3),
+            ("S3_ENDPOINT", "storage.s3_endpoint", S3),
             ("AWS_REGION", "storage.s3_region", {}),
             ("AWS_DEFAULT_REGION", "storage.s3_region", {}),
             ("AWS_ACCESS_KEY_ID", "storage.s3_access_key_id", AWS_KEYS),
@@ -83,6 +85,7 @@ def test_names_of_the_design_documents_work(
 
 def test_our_own_name_wins_over_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     both = {"AWS_REGION": "theirs", "S3_REGION": "shorter", "STILLREEL_S3_REGION": "ours"}
+    both |= S3
     assert configured(monkeypatch, both).storage.s3_region == "ours"
 
 
@@ -153,6 +156,78 @@ def test_half_a_pair_of_s3_keys_is_refused(monkeypatch: pytest.MonkeyPatch, give
     assert all(name in line for name in AWS_KEYS)
 
 
+@pytest.mark.parametrize(
+    "given", ["S3_ENDPOINT", "STILLREEL_S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
+)
+def test_s3_without_a_bucket_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    (line,) = mistakes(monkeypatch, {given: "s3-hidden"})
+    assert "S3_BUCKET" in line
+    assert given.removeprefix("STILLREEL_") in line
+    assert "hidden" not in line
+
+
+def test_what_aws_itself_reads_asks_for_no_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-1", **AWS_KEYS}
+    assert configured(monkeypatch, theirs).storage.kind == "local"
+
+
+@pytest.mark.parametrize("secret", ["whsec_!!!", "whsec_", " blank", "line\nbreak"])
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
+def test_a_secret_that_cannot_sign_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, secret: str
+) -> None:
+    (line,) = mistakes(monkeypatch, {f"STILLREEL_{name}": secret})
+    assert line.startswith(f"  - STILLREEL_{name}: ")
+    assert "!!!" not in line
+
+
+@pytest.mark.parametrize("name", ["STILLREEL_WEBHOOK_URL", "STILLREEL_WEBHOOK_PLAIN_URLS"])
+def test_a_receiver_without_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (line,) = mistakes(monkeypatch, {name: "https://app.example/hook"})
+    assert line.startswith(f"  - {name}: ")
+    assert "STILLREEL_WEBHOOK_SECRET" in line
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgres://me:p%40ss@db:5432/x", "postgresql+asyncpg://me:p%40ss@db:5432/x"),
+        ("postgresql://me:pw@db/x", "postgresql+asyncpg://me:pw@db/x"),
+        ("postgresql+asyncpg://me:pw@db/x", "postgresql+asyncpg://me:pw@db/x"),
+        ("postgres://me@db/x?sslmode=require", "postgresql+asyncpg://me@db/x?ssl=require"),
+        (
+            "postgres://me@db/x?sslmode=verify-full&channel_binding=require",
+            "postgresql+asyncpg://me@db/x?ssl=verify-full",
+        ),
+        ("", ""),
+    ],
+)
+def test_the_database_is_named_as_asyncpg_takes_it(
+    monkeypatch: pytest.MonkeyPatch, given: str, used: str
+) -> None:
+    settings = configured(monkeypatch, {"DATABASE_URL": given})
+    assert settings.server.database_url.get_secret_value() == used
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "mysql://me:hidden@db/x",
+        "postgresql+psycopg2://me:hidden@db/x",
+        "sqlite:///hidden.db",
+        "me:hidden@db/x",
+        "postgres://me:hidden@db:port/x",
+    ],
+)
+def test_a_database_that_is_no_postgres_is_refused(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    (line,) = mistakes(monkeypatch, {"DATABASE_URL": given})
+    assert "DATABASE_URL" in line
+    assert "postgresql://" in line
+    assert "hidden" not in line
+
+
 def test_every_mistake_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
         "STILLREEL_LIMIT": "many",
@@ -168,8 +243,9 @@ def test_every_mistake_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SECRETS = {
-    "STILLREEL_WEBHOOK_SECRET": "whsec_hidden-1",
-    "STILLREEL_WEBHOOK_SECRET_PREVIOUS": "whsec_hidden-2",
+    "STILLREEL_WEBHOOK_SECRET": "hidden-1",
+    "STILLREEL_WEBHOOK_SECRET_PREVIOUS": "whsec_aGlkZGVuLTI=",
+    "DATABASE_URL": "postgres://me:hidden-4@db.example/prefect",
     **R2,
 }
 
@@ -178,13 +254,19 @@ def test_secrets_are_masked_wherever_settings_are_shown(monkeypatch: pytest.Monk
     settings = configured(monkeypatch, SECRETS)
     shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     assert "hidden" not in shown
+    assert "aGlkZGVu" not in shown
     assert "r2-id" not in shown
     assert settings.storage.r2_secret_key.get_secret_value() == "r2-hidden"
 
 
 def test_secrets_are_masked_in_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "STILLREEL_LIMIT": "hidden-3",
+        "STILLREEL_WEBHOOK_SECRET": "whsec_hidden!",
+        "DATABASE_URL": "mysql://me:hidden-4@db.example/prefect",
+    }
     with pytest.raises(SettingsInvalid) as caught:
-        configured(monkeypatch, {**SECRETS, "S3_BUCKET": "videos", "STILLREEL_LIMIT": "hidden-3"})
+        configured(monkeypatch, {**SECRETS, **S3, **wrong})
     shown = f"{caught.value!r} {caught.value} {caught.value.__cause__} {caught.value.__context__}"
     assert "hidden" not in shown
 
@@ -201,7 +283,12 @@ def test_lists_are_comma_separated(
     monkeypatch: pytest.MonkeyPatch, text: str, values: tuple[str, ...]
 ) -> None:
     settings = configured(
-        monkeypatch, {"STILLREEL_ALLOW_ADDRESSES": text, "STILLREEL_WEBHOOK_PLAIN_URLS": text}
+        monkeypatch,
+        {
+            "STILLREEL_ALLOW_ADDRESSES": text,
+            "STILLREEL_WEBHOOK_PLAIN_URLS": text,
+            "WEBHOOK_SECRET": "the-value",
+        },
     )
     assert settings.fetch.allow_addresses == values
     assert settings.webhook.webhook_plain_urls == values
@@ -217,6 +304,35 @@ def test_lists_are_comma_separated(
 )
 def test_home_is_absolute(monkeypatch: pytest.MonkeyPatch, given: str, home: Path) -> None:
     assert configured(monkeypatch, {"STILLREEL_HOME": given}).host.home == home
+
+
+def test_a_user_without_a_home_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("STILLREEL_HOME")
+    (line,) = mistakes(monkeypatch, {})
+    assert line.startswith("  - STILLREEL_HOME: ")
+
+
+def test_a_home_is_made_for_this_user_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = configured(monkeypatch, {"STILLREEL_HOME": str(tmp_path / "new" / "home")})
+    home = make_home(settings)
+    assert home == make_home(settings)
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["file", "file/home"])
+def test_a_home_that_cannot_be_made_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    settings = configured(monkeypatch, {"STILLREEL_HOME": str(tmp_path / below)})
+    with pytest.raises(SettingsInvalid, match="STILLREEL_HOME"):
+        make_home(settings)
 
 
 def test_settings_cannot_be_changed_by_accident() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -12,12 +13,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import NoReturn
 
 import av
 import pytest
+import typer
 from PIL import Image
 
 from stillreel import cli
+from stillreel.errors import (
+    DeploymentInvalid,
+    DiskFull,
+    ImageFetchFailed,
+    ImageTooLarge,
+    JobFailed,
+    ModelUnavailable,
+    OutputUnwritable,
+    RequestRejected,
+    SettingsInvalid,
+    StillreelError,
+    StorageRefused,
+    StorageUnavailable,
+)
 
 from .conftest import png
 
@@ -88,6 +105,9 @@ def test_a_bad_image_is_refused_in_one_line(
         (["in.png", "--width", "8"], "not a size"),
         (["in.png", "--fps", "23"], "choose one of"),
         (["in.png", "--duration", "0", "--codec", "vp9"], "; codec"),
+        (["/dev/zero"], "is a device"),
+        (["in.png", "-o", "out.mkv"], "ends with .mp4"),
+        (["photo-poster.jpg", "-o", "photo.mp4"], "over your image"),
         (["in.png", "-o", "in.png/out.mp4"], "in.png is a file"),
         (["in.png", "-o", "/proc/nowhere/out.mp4"], "cannot be written"),
     ],
@@ -96,8 +116,10 @@ def test_a_bad_image_is_refused_in_one_line(
 def test_a_wrong_order_is_refused_in_one_line(
     run: Run, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    (tmp_path / "in.png").write_bytes(png())
+    for name in ("in.png", "photo-poster.jpg"):
+        (tmp_path / name).write_bytes(png())
     refused(run("generate", *arguments), words)
+    assert (tmp_path / "photo-poster.jpg").read_bytes() == png()
 
 
 def refused(outcome: Outcome, words: str) -> None:
@@ -133,6 +155,95 @@ def test_what_needs_a_prefect_server_says_so(run: Run, command: str) -> None:
     assert "PREFECT_API_URL is not set" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RequestRejected, cli.EXIT_USAGE),
+        (ImageTooLarge, cli.EXIT_USAGE),
+        (OutputUnwritable, cli.EXIT_USAGE),
+        (ModelUnavailable, cli.EXIT_USAGE),
+        (SettingsInvalid, cli.EXIT_SETTINGS),
+        (DeploymentInvalid, cli.EXIT_SETTINGS),
+        (StorageRefused, cli.EXIT_SETTINGS),
+        (StorageUnavailable, cli.EXIT_FAILED),
+        (ImageFetchFailed, cli.EXIT_FAILED),
+        (DiskFull, cli.EXIT_FAILED),
+        (JobFailed, cli.EXIT_FAILED),
+    ],
+)
+def test_the_exit_code_says_whose_turn_it_is(error: type[StillreelError], code: int) -> None:
+    assert cli.exit_code(error()) == code
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_file(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def surprise(_: object) -> NoReturn:
+        raise IndexError("a\nsurprise")
+
+    monkeypatch.setenv("STILLREEL_HOME", str(tmp_path))
+    monkeypatch.setattr(typer, "echo", surprise)
+    outcome = run("version")
+    assert outcome.code == cli.EXIT_FAILED
+    [line] = outcome.err.splitlines()
+    assert line.startswith("error (internal): IndexError: a surprise; this is a bug")
+    [file] = tmp_path.glob("error-*.txt")
+    assert line.endswith(str(file))
+    assert "Traceback" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("command", [["up"], ["generate", "--prompt", "zoom in"], ["host"]])
+def test_a_home_that_cannot_be_made_is_a_wrong_setting(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STILLREEL_HOME", str(tmp_path / "file" / "home"))
+    outcome = run(*command)
+    assert outcome.code == cli.EXIT_SETTINGS
+    assert "STILLREEL_HOME" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def command_line(
+    tmp_path: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """The command line as a process of its own, whose home is `home`."""
+    env = os.environ | {"STILLREEL_HOME": str(tmp_path / "home")}
+    env = {name: value for name, value in env.items() if not name.startswith("PREFECT_")}
+    return subprocess.run(
+        [sys.executable, "-m", "stillreel.cli", *arguments],
+        cwd=tmp_path,
+        env=env | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_model_server_that_cannot_start_fails_the_video_at_once(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "run").write_text("where its socket should be")
+    done = command_line(tmp_path, "generate", "--scene")
+    assert done.returncode == cli.EXIT_FAILED
+    assert "the model server ended with code 1; its last line: FileExistsError" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.glob("*.mp4")) == []
+
+
+@pytest.mark.parametrize("command", [["deploy"], ["generate", "--scene"]])
+def test_a_prefect_server_that_is_away_is_told_in_one_line(
+    tmp_path: Path, command: list[str]
+) -> None:
+    with socket.socket() as probe:  # bound, but nobody listens
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+        done = command_line(tmp_path, *command, PREFECT_API_URL=url)
+    assert done.returncode == cli.EXIT_FAILED
+    assert "check PREFECT_API_URL" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_version_and_help_work(run: Run) -> None:
     assert run("version").out.strip().count(".") == 2
     assert "generate" in run("--help").out
@@ -141,17 +252,15 @@ def test_version_and_help_work(run: Run) -> None:
 def test_one_command_makes_one_video(tmp_path: Path) -> None:
     """From a home that is empty, without a server of any kind."""
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "photo.jpg")
+    photo = (tmp_path / "photo.jpg").read_bytes()
     arguments = ["photo.jpg", "--prompt", "slow zoom in", "--duration", "0.5", "--json"]
-    argv = [sys.executable, "-m", "stillreel.cli", "generate", *arguments]
-    env = os.environ | {"STILLREEL_HOME": str(tmp_path / "home")}
-    env = {name: value for name, value in env.items() if not name.startswith("PREFECT_")}
     size = ["--width", "129", "--height", "72"]
-    done = subprocess.run(
-        [*argv, *size], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    done = command_line(tmp_path, "generate", *arguments, *size)
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert made["video"] == str(tmp_path / "photo.mp4")
+    assert made["poster"] == str(tmp_path / "photo-poster.jpg")
+    assert (tmp_path / "photo.jpg").read_bytes() == photo
     with av.open(made["video"]) as movie:
         stream = movie.streams.video[0]
         assert (stream.width, stream.height, stream.frames) == (128, 72, 13)
