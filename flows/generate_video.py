@@ -12,7 +12,7 @@ from stillreel.artifacts import artifact_key, show_result
 from stillreel.errors import ObjectMissing, StaleExecution
 from stillreel.job import JobSpec, Video, spec_of
 from stillreel.jobs import Execution, assert_current, current_execution, is_current
-from stillreel.process import die_with_parent, is_engine_child, leave
+from stillreel.process import die_with_host, die_with_parent, is_engine_child, leave
 from stillreel.progress import progress_artifact
 from stillreel.settings import get_settings
 from stillreel.stages.encode import is_there
@@ -86,6 +86,7 @@ def generate_video(
     spec = spec_of(locals())
     if is_engine_child():
         die_with_parent(os.getppid())
+        die_with_host()
     execution = current_execution()
     try:
         return _carry_out(execution, spec)

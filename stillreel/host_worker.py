@@ -26,7 +26,7 @@ from prefect.workers.process import (
     ProcessWorkerResult,
 )
 
-from stillreel.process import end_tree, send
+from stillreel.process import end_tree, send, wait_gone
 from stillreel.settings import get_settings
 
 if TYPE_CHECKING:
@@ -128,8 +128,7 @@ def end_processes(processes: Sequence[FlowProcess]) -> None:
     roots = [found for found in processes if found.parent not in pids]
     send((root.process for root in roots if root.is_engine), signal.SIGKILL)
     send((root.process for root in roots if not root.is_engine), signal.SIGTERM)
-    _, slow = psutil.wait_procs([root.process for root in roots], timeout=HAND_OVER_SECONDS)
-    for process in slow:
+    for process in wait_gone([root.process for root in roots], HAND_OVER_SECONDS):
         end_tree(process.pid)
 
 
@@ -140,6 +139,7 @@ def _look_at(process: psutil.Process, home: Path) -> FlowProcess | None:
         if not run_id or environment.get("STILLREEL_HOME") != str(home):
             return None
         is_engine = "prefect.engine" in process.cmdline()
+        process.create_time()  # remembered, for later questions whether it is still this one
         return FlowProcess(process, run_id, process.ppid(), is_engine)
     except (psutil.Error, OSError):  # it ended meanwhile, or is another user's
         return None

@@ -14,7 +14,7 @@ from stillreel.errors import SettingsInvalid
 
 
 @contextmanager
-def only_one(path: Path, *, taken: str, wait: float = 0.0) -> Iterator[None]:
+def only_one(path: Path, *, taken: str, wait: float = 0.5) -> Iterator[None]:
     """Hold the lock file `path` for this block.
 
     Raises SettingsInvalid with the text `taken` when another process still holds it after `wait`

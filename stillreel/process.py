@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
@@ -50,7 +51,7 @@ def die_with_host() -> None:
     me = psutil.Process()
     host = me.environ().get(HOST_VARIABLE, "")
     if host:
-        pair = [p for p in (me.parent(), me) if p is not None]
+        pair = [p for p in (me.parent(), me) if p is not None and p.pid != 1]
         threading.Thread(target=_watch_host, args=(int(host), pair), daemon=True).start()
 
 
@@ -102,6 +103,19 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
             continue
 
 
+def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Those that still live after `timeout` seconds.
+
+    A child of ours is not reaped, as psutil would: its exit code is for the code that started it.
+    """
+    ticker, deadline = threading.Event(), time.monotonic() + timeout
+    while left := [p for p in processes if _lives(p.pid, at=p.create_time())]:
+        if time.monotonic() > deadline:
+            break
+        ticker.wait(0.1)
+    return left
+
+
 def _watch_parent(parent: int) -> None:
     ticker = threading.Event()
     while os.getppid() == parent:
@@ -110,19 +124,20 @@ def _watch_parent(parent: int) -> None:
 
 
 def _watch_host(pid: int, pair: Sequence[psutil.Process]) -> None:
-    ticker = threading.Event()
-    try:
-        host = psutil.Process(pid)
-        # A process that is younger than ours is another one with the number of the dead host.
-        while _lives(host) and host.create_time() <= pair[-1].create_time():
-            ticker.wait(_CHECK_SECONDS)
-    except psutil.NoSuchProcess:
-        log.warning("the host ended while it was looked at")
+    ticker, born = threading.Event(), pair[-1].create_time()
+    while _lives(pid, at=born):
+        ticker.wait(_CHECK_SECONDS)
+    log.warning("the host is gone, and this process with it")
     send(pair, signal.SIGKILL)
 
 
-def _lives(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def _lives(pid: int, *, at: float) -> bool:
+    """Whether this process lives, and lived at that time: a younger one has only its number."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= at
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _watch_over(argv: Sequence[str], parent: int) -> int:

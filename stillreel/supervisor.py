@@ -130,10 +130,11 @@ class Supervisor:
 
     def _pump(self, service: Service, process: subprocess.Popen[str], style: str) -> None:
         assert process.stdout is not None  # noqa: S101 - for the type checker; it is a pipe
-        for line in process.stdout:
-            text = Text.from_ansi(line.rstrip("\n"))
-            self._console.print(
-                Text.assemble((f"{service.name:<10.10} ", style), text), soft_wrap=True
-            )
+        with process.stdout as lines:
+            for line in lines:
+                text = Text.from_ansi(line.rstrip("\n"))
+                self._console.print(
+                    Text.assemble((f"{service.name:<10.10} ", style), text), soft_wrap=True
+                )
         process.wait()
         self._events.put(service.name)

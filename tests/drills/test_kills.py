@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import signal
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,7 +17,7 @@ from stillreel.inference.client import InferenceClient, socket_path
 from stillreel.inference.entry import Entry, Kind, State
 from stillreel.job import Phase
 from tests.drills.conftest import SLOW
-from tests.stack import Stack, running_stack
+from tests.stack import Stack, env_of, free_port, running_stack
 
 QUICK = {"prompt": "zoom in", "duration": 0.5, "width": 160, "height": 96}
 LONG_ENCODE = {"prompt": "pan left", "duration": 6, "width": 1280, "height": 720}
@@ -145,10 +147,28 @@ def test_kill_9_of_everything_leaves_nothing_running() -> None:
     with running_stack(**SLOW) as stack:
         run_id = stack.submit(QUICK)
         wait_for_entry(stack, Kind.INFERENCE, run_id, lambda entry: entry.state is State.RUNNING)
-        flow = flow_processes(stack, run_id)
         stack.kill()
-        for process in flow:
-            process.send_signal(signal.SIGKILL)
+
+
+def test_a_second_host_on_the_same_home_ends_and_the_first_one_goes_on(stack: Stack) -> None:
+    second = cli(stack.home, "host", PREFECT_API_URL=f"{stack.url}/api")
+    assert second.returncode == 3, second.stderr
+    assert "runs on this STILLREEL_HOME already" in second.stderr
+    assert stack.wait(stack.submit(QUICK))["state_type"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("command", ["host", "up"])
+def test_a_model_that_does_not_exist_ends_the_host_instead_of_restarting_for_ever(
+    stack: Stack, command: str, tmp_path: Path
+) -> None:
+    env = {"STILLREEL_PREFECT_PORT": str(free_port())}
+    if command == "host":
+        env |= {"PREFECT_API_URL": f"{stack.url}/api"}
+    done = cli(tmp_path, command, "--model", "typo", **env)
+    assert done.returncode == 3, done.stderr
+    assert "There is no model 'typo'" in done.stderr
+    assert "gpu0 cannot run as it is set up" in done.stderr
+    assert "restart in" not in done.stderr
 
 
 # --- helpers, in the order of their use ---------------------------------------------------------
@@ -173,6 +193,17 @@ def wait_for_entry(stack: Stack, kind: Kind, run_id: str, enough: Any) -> Entry:
     finally:
         client.close()
     raise AssertionError
+
+
+def cli(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stillreel.cli", *arguments],
+        env=env_of(home) | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
 
 
 def kill_flow_processes(stack: Stack, run_id: str) -> None:

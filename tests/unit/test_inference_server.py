@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -24,7 +26,9 @@ from stillreel.errors import (
     InferenceServerAway,
     InferenceStalled,
     ModelUnavailable,
+    SettingsInvalid,
 )
+from stillreel.inference import server as inference_server
 from stillreel.inference.client import InferenceClient, connect, socket_path
 from stillreel.inference.entry import DecodeOrder, Entry, InferenceOrder, Kind, State
 from stillreel.inference.latents import read_facts, write_latents
@@ -65,7 +69,10 @@ def client(script: Script, folder: Path) -> Iterator[InferenceClient]:
     """A client of a server in this process, whose backends follow the script."""
     runner = Runner(script.load_backend, claim_seconds=60)
     config = uvicorn.Config(
-        make_app(runner), uds=str(folder / "s"), log_level="error", timeout_graceful_shutdown=1
+        make_app(runner, work_dir=folder / "work"),
+        uds=str(folder / "s"),
+        log_level="error",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, daemon=True)
@@ -83,16 +90,18 @@ def inference_order(folder: Path, prompt: str = "sea") -> InferenceOrder:
     return InferenceOrder(
         shot=make_shot(prompt),
         digest=f"digest-{prompt}",
-        latents_path=str(folder / f"{prompt}.safetensors"),
+        latents_path=str(folder / "work" / f"{prompt}.safetensors"),
     )
 
 
 def decode_order(folder: Path, prompt: str = "sea") -> DecodeOrder:
     """Of latents that are stored by this call."""
-    path = folder / f"{prompt}.latents"
+    work = folder / "work"
+    path = work / f"{prompt}.latents"
+    work.mkdir(exist_ok=True)
     write_latents(path, make_shot(prompt, frames=20), Generated({"value": np.zeros(1)}))
     return DecodeOrder(
-        digest=f"sha-{prompt}", latents_path=str(path), spool_dir=str(folder / f"spool-{prompt}")
+        digest=f"sha-{prompt}", latents_path=str(path), spool_dir=str(work / f"spool-{prompt}")
     )
 
 
@@ -283,6 +292,22 @@ def test_what_is_not_known_or_not_valid_is_refused(client: InferenceClient, fold
     assert http.delete("/inferences/run").status_code == 404
 
 
+@pytest.mark.parametrize(
+    "place", ["{}/elsewhere", "{}/work", "{}/work/../x", "{}/work/link/x", "relative", "/dev/null"]
+)
+@pytest.mark.parametrize("field", ["latents_path", "image_path", "spool_dir"])
+def test_files_outside_of_the_work_directory_are_refused(
+    client: InferenceClient, folder: Path, field: str, place: str
+) -> None:
+    order = decode_order(folder) if field == "spool_dir" else inference_order(folder)
+    (folder / "work").mkdir(exist_ok=True)
+    (folder / "work" / "link").symlink_to(folder)
+    kind = Kind.DECODE if field == "spool_dir" else Kind.INFERENCE
+    body = order.model_dump(mode="json") | {field: place.format(folder)}
+    assert client._http.put(f"/{kind}/run", json=body).status_code == 422
+    assert client.find(kind, "run") is None
+
+
 def test_a_server_that_never_comes_is_away(folder: Path) -> None:
     client = InferenceClient(folder / "nobody", wait_for_server=0.2)
     with pytest.raises(InferenceServerAway, match="stillreel host"):
@@ -302,13 +327,39 @@ def test_a_socket_that_nobody_listens_on_is_away(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [10, 90, 300], ids=["short", "long", "very long"])
-def test_the_name_of_the_socket_is_short_enough(folder: Path, length: int) -> None:
+def test_the_name_of_the_socket_is_short_enough(
+    folder: Path, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     home = folder / ("x" * min(length, 200)) / ("y" * max(0, length - 200))
     path = socket_path(home, "gpu3")
     assert len(os.fsencode(path)) < 108
     assert path == socket_path(home, "gpu3")
     assert path != socket_path(home, "gpu2")
     assert path != socket_path(home / "other", "gpu3")
+
+
+def _open_to_others(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    path.chmod(0o777)
+
+
+def _a_link(path: Path) -> None:
+    path.symlink_to(path.parent)
+
+
+@pytest.mark.parametrize("prepare", [_open_to_others, _a_link, Path.touch])
+def test_a_directory_of_sockets_that_somebody_else_could_have_made_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    home = folder / ("x" * 90)
+    own = socket_path(home).parent
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    own.rmdir()
+    prepare(own)
+    with pytest.raises(SettingsInvalid, match="STILLREEL_HOME"):
+        socket_path(home)
 
 
 class Servers:
@@ -413,7 +464,42 @@ def _poll(http: httpx.Client) -> None:
         return
 
 
-def test_the_server_dies_with_its_parent(folder: Path) -> None:
+def test_a_second_server_leaves_the_socket_to_the_first(
+    servers: Servers,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = servers.start()
+    client = InferenceClient(servers.socket, wait_for_server=GATE_SECONDS)
+    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    monkeypatch.setattr(inference_server, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(sys, "argv", ["server", "--socket", str(servers.socket)])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            inference_server.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 3
+    assert "another process serves on gpu0.sock" in caplog.text
+    assert client.health().pid == first.pid
+    client.close()
+    assert stat.S_IMODE(servers.socket.parent.stat().st_mode) == 0o700
+
+
+def test_a_server_that_stops_leaves_neither_socket_nor_lock(servers: Servers, folder: Path) -> None:
+    process = servers.start()
+    client = InferenceClient(servers.socket, wait_for_server=GATE_SECONDS)
+    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.close()
+    process.terminate()
+    assert process.wait(GATE_SECONDS) == 0
+    assert list(servers.socket.parent.iterdir()) == []
+
+
+def test_the_server_dies_with_its_parent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLREEL_HOME", str(folder))
     code = (
         "import subprocess, sys; from pathlib import Path; "
         "from stillreel.host import inference_argv; from stillreel.process import with_parent; "
@@ -452,6 +538,7 @@ def test_a_model_that_is_not_here_ends_the_server_with_one_line(folder: Path) ->
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("cannot load no-such: ")
+    assert done.returncode == 3
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("the inference server cannot start: There is no model 'no-such'")
     assert "Traceback" not in done.stderr
