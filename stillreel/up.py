@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stillreel import prefect_env
 from stillreel.errors import SettingsInvalid, StillreelError
-from stillreel.host import host_services
+from stillreel.host import host_services, only_host
 from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
@@ -23,8 +23,14 @@ START_SECONDS = 180.0
 def run_up(settings: Settings, *, pool: str, model: str) -> None:
     """Run everything until SIGTERM or Ctrl-C; the host stops before the server.
 
-    Raises SettingsInvalid when the port cannot be used, and DeploymentInvalid.
+    Raises SettingsInvalid when a host runs on this home already or the port cannot be used, and
+    DeploymentInvalid.
     """
+    with only_host(settings):
+        _run(settings, pool=pool, model=model)
+
+
+def _run(settings: Settings, *, pool: str, model: str) -> None:
     _check_port(prefect_env.listen_host(settings), settings.server.prefect_port)
     url = prefect_env.api_url(settings)
     (settings.host.home / "prefect").mkdir(parents=True, exist_ok=True)
