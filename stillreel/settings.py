@@ -6,8 +6,6 @@ aliases. `docs/settings.md` is generated from this file (`make docs`).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import socket
 import tempfile
@@ -29,7 +27,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stillreel.database import asyncpg_url
 from stillreel.errors import SettingsInvalid
+from stillreel.signing import standard_secret
 
 PREFIX = "STILLREEL_"
 
@@ -412,61 +412,6 @@ def make_home(settings: Settings) -> Path:
             "you may write"
         ) from exc
     return home
-
-
-def standard_secret(text: str) -> str:
-    """`text` as Standard Webhooks libraries take it: `whsec_` + base64 of the secret's bytes.
-
-    A text that starts with `whsec_` stays as it is; of any other its UTF-8 bytes are the secret.
-    Raises SettingsInvalid.
-    """
-    if not text or text != text.strip() or not text.isprintable():
-        raise SettingsInvalid(
-            "STILLREEL_WEBHOOK_SECRET: is empty, or has a line break, another control character "
-            "or white space at an end; set it without"
-        )
-    prefix, base = "whsec_", text.removeprefix("whsec_")
-    if base == text:
-        return prefix + base64.b64encode(text.encode()).decode()
-    try:
-        usable = bool(base64.b64decode(base + "=" * (-len(base) % 4), validate=True))
-    except (binascii.Error, ValueError):
-        usable = False
-    if not usable:
-        raise SettingsInvalid(
-            "STILLREEL_WEBHOOK_SECRET: starts with whsec_, but base64 does not follow; "
-            "set whsec_ + base64 of 24 to 64 random bytes"
-        )
-    return text
-
-
-def asyncpg_url(text: str) -> str:
-    """The address of a Postgres as SQLAlchemy's asyncpg takes it; ValueError for any other.
-
-    libpq's `sslmode` is asyncpg's `ssl`, with the same values; `channel_binding` it does not know.
-    """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        url = None
-    drivers = [
-        f"{name}{driver}" for name in ("postgres", "postgresql") for driver in ("", "+asyncpg")
-    ]
-    if url is None or url.drivername not in drivers:
-        # not chained: the cause may quote the address, which holds the password
-        raise ValueError(
-            "is not the address of a Postgres; give postgresql://user:password@host:5432/name, "
-            "or leave it empty for SQLite"
-        )
-    query = dict(url.query)
-    query.pop("channel_binding", None)
-    if mode := query.pop("sslmode", None):
-        query.setdefault("ssl", mode)
-    url = url.set(drivername="postgresql+asyncpg", query=query)
-    return url.render_as_string(hide_password=False)
 
 
 def _half_s3(storage: _Concern | None) -> Iterator[str]:

@@ -10,7 +10,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
-from standardwebhooks import Webhook
 
 from stillreel.errors import (
     AddressRefused,
@@ -20,7 +19,8 @@ from stillreel.errors import (
 )
 from stillreel.guard import EVERYWHERE, guarded_client, wait_for
 from stillreel.job import JobStatus, Notification
-from stillreel.settings import FetchSettings, WebhookSettings, standard_secret
+from stillreel.settings import FetchSettings, WebhookSettings
+from stillreel.signing import signature_headers
 
 BODY_LIMIT = 20_000
 """Bytes; Standard Webhooks asks for less."""
@@ -74,27 +74,6 @@ def body_of(notification: Notification) -> bytes:
     if len(body) < BODY_LIMIT:
         return body
     return _json({**message, "data": {**facts, "truncated": True}})
-
-
-def signature_headers(
-    body: bytes,
-    *,
-    id: str,  # noqa: A002 - the word of the specification
-    at: datetime,
-    secrets: Sequence[str],
-) -> dict[str, str]:
-    """The headers of Standard Webhooks 1.0.0 for `body`: one signature per secret.
-
-    A receiver accepts the message if it knows any of the secrets. Raises SettingsInvalid.
-    """
-    at = at.astimezone(UTC)
-    text = body.decode()
-    signatures = [Webhook(standard_secret(secret)).sign(id, at, text) for secret in secrets]
-    return {
-        "webhook-id": id,
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": " ".join(signatures),
-    }
 
 
 def _secrets(settings: WebhookSettings) -> list[str]:

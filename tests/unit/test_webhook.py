@@ -23,7 +23,8 @@ from stillreel.errors import (
 )
 from stillreel.job import JobStatus, Notification
 from stillreel.settings import FetchSettings, WebhookSettings
-from stillreel.webhook import body_of, deliver, signature_headers, standard_secret
+from stillreel.signing import signature_headers, standard_secret
+from stillreel.webhook import body_of, deliver
 from tests.receiver import (
     Answer,
     Receiver,
