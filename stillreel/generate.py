@@ -273,7 +273,5 @@ def _take(storage: Storage, video: Video, output: Path, poster: Path) -> None:
     try:
         storage.get_file(video.key, output)
         storage.get_file(video.poster_key, poster)
-    except OSError as exc:
-        raise OutputUnwritable(
-            f"{output} cannot be written: {exc.strerror}; the video is stored under {video.key}"
-        ) from exc
+    except OutputUnwritable as exc:  # the hours of a GPU are not lost with it
+        raise OutputUnwritable(f"{exc.message} The video is stored under {video.key}.") from exc

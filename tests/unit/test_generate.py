@@ -15,11 +15,13 @@ from stillreel.errors import (
     OutputUnwritable,
     StillreelError,
 )
-from stillreel.generate import draw_image, generate, read_image
+from stillreel.generate import _take, draw_image, generate, read_image
 from stillreel.images import encode_png
+from stillreel.job import Video
 from stillreel.models.registry import MODELS
 from stillreel.scene import draw_scene
 from stillreel.settings import get_settings
+from stillreel.storage import LocalStorage
 
 
 @pytest.mark.parametrize(("size", "fits"), [(10, True), (11, False)])
@@ -93,3 +95,15 @@ def test_a_model_without_its_code_is_refused_at_once(
     monkeypatch.setitem(MODELS, "ltx-2", nowhere)
     assert "preview" in refused(ModelUnavailable, tmp_path / "a.mp4", None, model="ltx-2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_that_cannot_be_put_in_its_place_is_still_stored_and_the_error_says_where(
+    tmp_path: Path,
+) -> None:
+    storage = LocalStorage(tmp_path / "storage")
+    storage.put_bytes("outputs/job_1/output.mp4", b"film", content_type="video/mp4")
+    video = Video.model_construct(key="outputs/job_1/output.mp4", poster_key="outputs/job_1/p.jpg")
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "film.mp4"
+    with pytest.raises(OutputUnwritable, match="stored under outputs/job_1/output.mp4"):
+        _take(storage, video, output, output.with_suffix(".jpg"))
