@@ -105,5 +105,5 @@ def test_a_video_that_cannot_be_put_in_its_place_is_still_stored_and_the_error_s
     video = Video.model_construct(key="outputs/job_1/output.mp4", poster_key="outputs/job_1/p.jpg")
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "film.mp4"
-    with pytest.raises(OutputUnwritable, match="stored under outputs/job_1/output.mp4"):
+    with pytest.raises(OutputUnwritable, match=r"stored under outputs/job_1/output\.mp4"):
         _take(storage, video, output, output.with_suffix(".jpg"))
