@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 
-from prefect import flow
+from prefect import State, flow
 from prefect.runtime import flow_run as runtime_run
+from prefect.states import Cancelled
 
 from stillreel import hooks, job
 from stillreel.artifacts import artifact_key, show_result
-from stillreel.errors import ObjectMissing, StaleExecution
+from stillreel.errors import JobCancelled, JobExpired, ObjectMissing, StaleExecution
+from stillreel.execution import Execution, assert_current, current_execution, is_current
 from stillreel.job import JobSpec, Video, spec_of
-from stillreel.jobs import Execution, assert_current, current_execution, is_current
+from stillreel.jobs.record import EXPIRED_STATE
 from stillreel.process import die_with_host, die_with_parent, is_engine_child, leave
 from stillreel.progress import progress_artifact
 from stillreel.settings import get_settings
@@ -59,7 +61,7 @@ def generate_video(
     embed_prompt: job.EmbedPrompt = True,
     webhook_url: job.WebhookUrl = "",
     owner: job.OwnerName = "",
-) -> Video:
+) -> Video | State[Video]:
     """Make one video from a still image, or from a prompt alone.
 
     Args:
@@ -90,6 +92,8 @@ def generate_video(
     execution = current_execution()
     try:
         return _carry_out(execution, spec)
+    except (JobCancelled, JobExpired) as exc:
+        return _leave_undone(execution, exc)
     except Exception:  # the one place that decides whether this process may tell how the job ended
         if is_engine_child() and not is_current(execution):
             leave()
@@ -116,3 +120,10 @@ def _carry_out(execution: Execution, spec: JobSpec) -> Video:
             raise error
         clean(execution.job_id, settings=settings)
     return video
+
+
+def _leave_undone(execution: Execution, reason: JobCancelled | JobExpired) -> State[Video]:
+    """The state of a run that is not wanted any more: no failure, and nothing is left on disk."""
+    clean(execution.job_id, settings=get_settings())
+    name = EXPIRED_STATE if isinstance(reason, JobExpired) else "Cancelled"
+    return Cancelled(name=name, message=reason.message)

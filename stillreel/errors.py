@@ -97,6 +97,14 @@ class PrefectUnavailable(StillreelError):
     code, retryable, http_status = "prefect_unavailable", True, 503
 
 
+class PrefectRefused(StillreelError):
+    """The Prefect server refuses what it was asked."""
+
+    code, http_status = "prefect_refused", 502
+    status = 0
+    """What it answered."""
+
+
 # --- storage ----------------------------------------------------------------------------------
 
 
@@ -210,6 +218,12 @@ class ReceiverRefused(ReceiverError):
     code = "receiver_refused"
 
 
+class ReceiverGone(ReceiverRefused):
+    """The webhook receiver says that it is gone for good."""
+
+    code = "receiver_gone"
+
+
 class StaleExecution(StillreelError):
     """This execution is not the current one of its job; it leaves without work."""
 
@@ -222,6 +236,119 @@ class JobFailed(StillreelError):
     code = "job_failed"
 
 
+class JobCancelled(StillreelError):
+    """The job was cancelled."""
+
+    code, http_status = "job_cancelled", 409
+
+
+class JobExpired(StillreelError):
+    """The job was not started before its deadline."""
+
+    code, http_status = "job_expired", 409
+
+
+class ContentRefused(StillreelError):
+    """The safety check of this installation refuses this content."""
+
+    code, http_status = "content_refused", 422
+
+
+class SafetyUnavailable(StillreelError):
+    """The safety check of this installation gives no answer; nothing goes on without one."""
+
+    code, retryable, http_status = "safety_unavailable", True, 503
+
+
+# --- the HTTP API -----------------------------------------------------------------------------
+
+
+class ApiError(StillreelError):
+    """The request cannot be answered as it was asked."""
+
+    code, http_status = "api_error", 400
+    retry_after: float | None = None
+    """Seconds after which the same request may succeed."""
+
+
+class Unauthorized(ApiError):
+    """Invalid API key."""
+
+    code, http_status = "unauthorized", 401
+
+
+class Forbidden(ApiError):
+    """This key may not do that."""
+
+    code, http_status = "forbidden", 403
+
+
+class JobUnknown(ApiError):
+    """There is no such job; check the id, and that the key belongs to the job's owner."""
+
+    code, http_status = "job_unknown", 404
+
+
+class NotThere(ApiError):
+    """There is nothing at this address."""
+
+    code, http_status = "not_found", 404
+
+
+class JobDeleted(ApiError):
+    """The job was deleted with everything that it made."""
+
+    code, http_status = "job_deleted", 410
+
+
+class JobConflict(ApiError):
+    """The job is not in a state in which this can be done."""
+
+    code, http_status = "job_conflict", 409
+
+
+class IdConflict(ApiError):
+    """This job_id has been used."""
+
+    code, http_status = "job_id_used", 409
+
+
+class KeyReused(ApiError):
+    """This Idempotency-Key was used with another request body."""
+
+    code, http_status = "idempotency_key_reused", 422
+
+
+class BodyTooLarge(ApiError):
+    """The request body is larger than allowed."""
+
+    code, http_status = "body_too_large", 413
+
+
+class BodyTooSlow(ApiError):
+    """The request body did not arrive in time."""
+
+    code, http_status = "body_too_slow", 408
+
+
+class QuotaExceeded(ApiError):
+    """The owner's quota is used up."""
+
+    code, http_status = "quota_exceeded", 429
+
+
+class TooManyRequests(ApiError):
+    """Too many requests at once."""
+
+    code, http_status = "too_many_requests", 429
+
+
+class NotImplementedHere(ApiError):
+    """This installation does not do that."""
+
+    code, http_status = "not_implemented", 501
+
+
 def is_disk_full(error: Exception) -> bool:
     """Whether this error says that there is no room left: on the disk, or in our share of it."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -232,8 +359,15 @@ def error_of(code: str, message: str) -> StillreelError:
     return _BY_CODE.get(code, StillreelError)(message)
 
 
+def error_named(name: str, message: str) -> StillreelError | None:
+    """The error of the tree whose class has this name; None when it is not one of ours."""
+    found = _BY_NAME.get(name)
+    return found(message) if found else None
+
+
 def _tree(base: type[StillreelError]) -> list[type[StillreelError]]:
     return [base, *(cls for child in base.__subclasses__() for cls in _tree(child))]
 
 
 _BY_CODE = {cls.code: cls for cls in reversed(_tree(StillreelError))}
+_BY_NAME = {cls.__name__: cls for cls in _tree(StillreelError)}

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import zlib
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from functools import lru_cache, partial
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, NoReturn, TypeVar
 
 import httpx
@@ -27,15 +22,16 @@ from stillreel.errors import (
     ImageRejected,
     ImageTooLarge,
     ImageUnavailable,
-    SettingsInvalid,
 )
+from stillreel.settings import Settings
+
+log = logging.getLogger("stillreel.guard")
 
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 T = TypeVar("T")
 
-EVERYWHERE = ("0.0.0.0/0", "::/0")
-"""The `allow` of a URL that the operator registered."""
+EVERYWHERE = ("*",)
+"""The `allow` of a URL that the operator registered; no pair, so no setting can hold it."""
 CONNECT_SECONDS = 5.0
 """For one address; a host with a dead first address still has time for its second."""
 MAX_REDIRECTS = 5
@@ -45,18 +41,22 @@ _GLOBAL_UNICAST = ip_network("2000::/3")
 _NAT64 = ip_network("64:ff9b::/96")
 _PROVIDER_INNER = (ip_network("168.63.129.16/32"), ip_network("192.0.0.0/24"))
 """Look public and are not: the inner services of Azure and Oracle Cloud."""
+_RESOLVERS = ThreadPoolExecutor(8, "dns")
+"""Names that callers give may take their servers' time; no other work waits behind them."""
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Carries requests to public addresses, or into the networks of `allow`, and nowhere else.
+    """Carries requests to public addresses, or to the `host:port` pairs of `allow`, nowhere else.
 
-    Each request, so each hop of a redirect too, has its host resolved once and goes to an address
-    that was checked: no second DNS answer is asked for. Raises AddressRefused, always with the
-    same text, and httpx.TransportError; SettingsInvalid for an `allow` that is no network.
+    A pair is compared with the URL's own host and port (`fetch.allow_addresses` has the form);
+    neither another port nor another name of the same address is meant by it. Each request, so
+    each hop of a redirect too, has its host resolved once and goes to an address that was checked:
+    no second DNS answer is asked for. Raises AddressRefused, always with the same text, and
+    httpx.TransportError.
     """
 
     def __init__(self, allow: Sequence[str] = (), *, tls: ssl.SSLContext | None = None) -> None:
-        self._allow = [_network(text) for text in allow]
+        self._allow = frozenset(allow)
         # A kept connection would be reused for another name at the same address.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._inner = httpx.AsyncHTTPTransport(
@@ -64,11 +64,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        plain = url.scheme in ("http", "https") and url.host and not url.userinfo
-        if not plain or not 0 < _port(url) < 65536:
-            raise AddressRefused
-        *others, last = await self._checked_addresses(url)
+        *others, last = await self.check(request.url)
         for address in others:
             with suppress(httpx.ConnectError, httpx.ConnectTimeout):
                 return await self._inner.handle_async_request(_pinned(request, address))
@@ -77,15 +73,18 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    async def _checked_addresses(self, url: httpx.URL) -> list[Address]:
+    async def check(self, url: httpx.URL) -> list[Address]:
+        """The addresses to call for this URL. Raises AddressRefused, httpx.TransportError."""
+        plain = url.scheme in ("http", "https") and url.host and not url.userinfo
+        if not plain or not 0 < _port(url) < 65536:
+            raise AddressRefused
         addresses = await _resolve(url)
-        if not addresses or not all(self._may_call(address) for address in addresses):
+        if not addresses or not (self._allows(url) or all(map(is_public, addresses))):
             raise AddressRefused
         return addresses[:MAX_ADDRESSES]
 
-    def _may_call(self, address: Address) -> bool:
-        address = _unwrapped(address)
-        return _is_public(address) or any(address in network for network in self._allow)
+    def _allows(self, url: httpx.URL) -> bool:
+        return not self._allow.isdisjoint((*EVERYWHERE, _pair(url)))
 
 
 def guarded_client(allow: Sequence[str] = (), *, redirects: int = 0) -> httpx.AsyncClient:
@@ -139,6 +138,39 @@ async def fetch_bytes(
         ) from exc
 
 
+async def check_url(url: str, allow: Sequence[str] = (), *, seconds: float = 2.0) -> None:
+    """Nothing, when `url` may be called as far as can be told now; each call checks it again.
+
+    A name that cannot be resolved in time is let through. Raises AddressRefused.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await GuardedTransport(allow).check(httpx.URL(url))
+    except httpx.InvalidURL as exc:
+        raise AddressRefused from exc
+    except (TimeoutError, httpx.TransportError) as exc:
+        log.info("the address of a caller was not checked: %s", type(exc).__name__)
+
+
+def is_public(address: Address) -> bool:
+    """Whether this address, and an IPv4 address inside it, is one of the open internet."""
+    address = _unwrapped(address)
+    if address.version == 6 and address not in _GLOBAL_UNICAST:
+        return False
+    if any(address in network for network in _PROVIDER_INNER):
+        return False
+    return address.is_global and not address.is_multicast
+
+
+def warn_of_allowed(settings: Settings) -> None:
+    """Say in the log what callers may reach although it is not public, if anything."""
+    if pairs := settings.fetch.allow_addresses:
+        log.warning(
+            "callers' URLs may reach what is not public (STILLREEL_ALLOW_ADDRESSES): %s",
+            ", ".join(pairs),
+        )
+
+
 def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of `coroutine`, for callers outside of an event loop."""
     loop = asyncio.new_event_loop()
@@ -153,25 +185,23 @@ def _port(url: httpx.URL) -> int:
     return url.port if url.port is not None else 443 if url.scheme == "https" else 80
 
 
+def _pair(url: httpx.URL) -> str:
+    host = url.raw_host.decode("ascii")
+    return f"[{host}]:{_port(url)}" if ":" in host else f"{host}:{_port(url)}"
+
+
 async def _resolve(url: httpx.URL) -> list[Address]:
     host = url.raw_host.decode("ascii")
     try:
         loop = asyncio.get_running_loop()
-        answers = await loop.getaddrinfo(host, _port(url), type=socket.SOCK_STREAM)
+        ask = partial(socket.getaddrinfo, host, _port(url), type=socket.SOCK_STREAM)
+        answers = await loop.run_in_executor(_RESOLVERS, ask)
         return [ip_address(address) for address in dict.fromkeys(str(a[4][0]) for a in answers)]
     except (OSError, ValueError) as exc:
         if isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN:
             raise httpx.ConnectError("name resolution fails now") from exc
         # A name that does not exist is told like one that is private: no oracle of inner names.
         raise AddressRefused from exc
-
-
-def _is_public(address: Address) -> bool:
-    if address.version == 6 and address not in _GLOBAL_UNICAST:
-        return False
-    if any(address in network for network in _PROVIDER_INNER):
-        return False
-    return address.is_global and not address.is_multicast
 
 
 def _unwrapped(address: Address) -> Address:
@@ -198,16 +228,6 @@ def _pinned(request: httpx.Request, address: Address) -> httpx.Request:
 @lru_cache(maxsize=1)
 def _public_tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
-
-
-def _network(text: str) -> Network:
-    try:
-        return ip_network(text, strict=False)
-    except ValueError as exc:
-        raise SettingsInvalid(
-            f"STILLREEL_ALLOW_ADDRESSES: {text!r} is not an address or network; "
-            "write e.g. 127.0.0.1 or 10.0.0.0/8"
-        ) from exc
 
 
 def _expect_success(status: int) -> None:

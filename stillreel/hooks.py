@@ -10,32 +10,38 @@ from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging import get_logger
 
-from stillreel.errors import ReceiverUnavailable, StaleExecution, StillreelError
+from stillreel.errors import (
+    JobCancelled,
+    JobExpired,
+    ReceiverUnavailable,
+    StaleExecution,
+    StillreelError,
+)
 from stillreel.job import JobStatus, job_id_of
-from stillreel.keys import output_key
 from stillreel.settings import get_settings
 from stillreel.stages.infer import cancel
 from stillreel.stages.notify import notify
-from stillreel.storage import open_storage
 from stillreel.workdir import clean
 
 log = get_logger("stillreel.hooks")
 
 TRIES = 3
 
+_STATUSES = {JobCancelled: JobStatus.CANCELLED, JobExpired: JobStatus.EXPIRED}
+
 
 def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Notify the receiver that the job failed, and why; a stale execution has no say."""
+    """Have it told that the job failed, and why; a stale execution has no say."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, StaleExecution):
         return
     known = isinstance(error, StillreelError)
     reason = error.message if known else "an internal error; see the run's log"
-    _tell(flow_run, JobStatus.FAILED, reason, at=state.timestamp)
+    _tell(flow_run, _STATUSES.get(type(error), JobStatus.FAILED), reason, at=state.timestamp)
 
 
 def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Stop the run's GPU work, delete its files, and notify the receiver."""
+    """Stop the run's GPU work, delete its files, and have it told."""
     settings = get_settings()
     try:
         cancel(str(flow_run.id), settings=settings)
@@ -46,18 +52,11 @@ def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
 
 def _tell(run: FlowRun, status: JobStatus, error: str, *, at: datetime) -> None:
     settings = get_settings()
-    job_id = job_id_of(run.id, run.idempotency_key)
-    receiver = str(run.parameters.get("webhook_url") or "")  # the order may be one we refused
     try:
-        storage = open_storage(settings.storage, settings.host.home)
-        if storage.head(output_key(job_id, "receipt.json")):
-            return  # the job is completed, whatever came after
         for attempt in stamina.retry_context(
             on=ReceiverUnavailable, attempts=TRIES, wait_initial=1, wait_max=5
         ):
             with attempt:
-                notify(
-                    job_id, receiver, status, at=at, error=error, storage=storage, settings=settings
-                )
+                notify(run, status, at=at, error=error, settings=settings)
     except StillreelError as exc:
         log.warning("notification of run %s not delivered: %s", run.id, exc.message)

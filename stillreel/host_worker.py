@@ -13,6 +13,7 @@ import signal
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -26,6 +27,7 @@ from prefect.workers.process import (
     ProcessWorkerResult,
 )
 
+from stillreel.host_report import report_host
 from stillreel.process import end_tree, send, wait_gone
 from stillreel.settings import get_settings
 
@@ -158,6 +160,7 @@ async def run_worker(pool: str, *, limit: int, name: str) -> None:
                     return
 
         group.start_soon(stop_on_signal)
+        group.start_soon(partial(report_host, get_settings(), worker=worker.name, pool=pool))
         await worker.start(printer=log.info)
         group.cancel_scope.cancel()
 

@@ -15,6 +15,16 @@ from stillreel.guard import fetch_bytes, wait_for
 from stillreel.settings import FetchSettings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tiff",
+    "AVIF": "avif",
+}
 TINY_SIDE = 64
 """Pixels; below this an image gives little more than a blur."""
 JPEG_SCANS = 200
@@ -77,6 +87,32 @@ def open_picture(data: bytes, settings: FetchSettings) -> Picture:
     if min(image.size) < TINY_SIDE:
         notes.append(f"The image is tiny ({image.width}x{image.height} pixels).")
     return Picture(image, sha256(data).hexdigest(), tuple(notes), name)
+
+
+def probe_picture(data: bytes, settings: FetchSettings) -> str:
+    """The extension of the picture's format, e.g. `jpg`, by its header; nothing is decoded.
+
+    Raises ImageTooLarge and ImageRejected for what a header shows; decoding checks the rest.
+    """
+    if len(data) > settings.image_max_bytes:
+        raise ImageTooLarge(
+            f"The image has {len(data):,} bytes; at most {settings.image_max_bytes:,} are allowed."
+        )
+    if not data:
+        raise ImageRejected("The image has 0 bytes; send the file's content.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data), formats=FORMATS) as image:
+                _check_pixels(image.size, settings.image_max_pixels)
+                _check_cost(image, data, settings.image_max_pixels)
+                return EXTENSIONS[str(image.format)]
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(_too_many_pixels(settings.image_max_pixels)) from exc
+    except Exception as exc:  # a decoder given hostile bytes raises anything
+        raise ImageRejected(_refusal(data, exc)) from exc
 
 
 def fit_picture(image: Image.Image, width: int, height: int) -> Image.Image:

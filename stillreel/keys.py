@@ -8,6 +8,16 @@ def input_key(job_id: str, extension: str) -> str:
     return f"inputs/{job_id}/input.{extension}"
 
 
+def inline_key(job_id: str, sha256: str, extension: str) -> str:
+    """The same for bytes that came inside a request: another request cannot write over them."""
+    return f"inputs/{job_id}/input-{sha256[:16]}.{extension}"
+
+
+def inputs_prefix(job_id: str) -> str:
+    """What the key of an image begins with that was put or copied there for this job."""
+    return f"inputs/{job_id}/input."
+
+
 def source_key(job_id: str) -> str:
     """Where the decoded and fitted image is kept."""
     return f"inputs/{job_id}/source.png"

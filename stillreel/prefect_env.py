@@ -51,6 +51,10 @@ def server_env(settings: Settings) -> dict[str, str]:
     env = common_env(settings) | {
         "PREFECT_UI_API_URL": "/api",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        # Jobs may wait for days until a host is rented: a write per job to call each of them late.
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        # What a deleted job's host still logs can go in no other way.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     }
     if database := settings.server.database_url.get_secret_value():
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = database

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ _INFER_PHASES: dict[Phase, tuple[float, float]] = {
     Phase.TEXT: (0.04, 0.08),
     Phase.DENOISE: (0.08, 1.0),
 }
+_TEXT = re.compile(
+    rf"(?P<stage>{'|'.join(Stage)}):?(?: (?P<phase>{'|'.join(Phase)}))?"
+    r"(?: (?P<step>\d+)/(?P<steps>\d+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,17 @@ class Progress:
         if self.steps:
             words.append(f"{self.step}/{self.steps}")
         return " ".join(words)
+
+    @staticmethod
+    def parse(text: str) -> Progress | None:
+        """The progress whose text this is; None for any other text."""
+        found = _TEXT.fullmatch(text)
+        if not found:
+            return None
+        phase = Phase(found["phase"]) if found["phase"] else None
+        return Progress(
+            Stage(found["stage"]), phase, int(found["step"] or 0), int(found["steps"] or 0)
+        )
 
     def _part(self) -> float:
         part = min(1.0, self.step / self.steps) if self.steps else 0.0

@@ -7,11 +7,12 @@ aliases. `docs/settings.md` is generated from this file (`make docs`).
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,9 +33,6 @@ from stillreel.errors import SettingsInvalid
 from stillreel.signing import standard_secret
 
 PREFIX = "STILLREEL_"
-
-
-_TO_COME = "(read by the HTTP API, which is to come)"
 
 
 def _names(name: str, *aliases: str) -> AliasChoices:
@@ -163,10 +161,31 @@ class StorageSettings(_Concern):
         3600,
         ge=60,
         le=604800,
-        description=f"How long a signed upload URL is valid {_TO_COME}.",
+        description="How long a signed upload URL is valid.",
     )
     download_url_seconds: int = Field(
         86400, ge=60, le=604800, description="How long a signed download URL is valid."
+    )
+
+    status_url_seconds: int = Field(
+        3600,
+        ge=60,
+        le=604800,
+        description="How long the video's URL in `GET /status/{job_id}` is valid.",
+    )
+    upload_claim_seconds: int = Field(
+        86400,
+        ge=60,
+        description="An upload that no job has taken after this time is deleted.",
+    )
+    input_days: int = Field(
+        30, ge=0, description="Days that inputs are kept after they came; 0: for ever."
+    )
+    latents_days: int = Field(
+        30, ge=0, description="Days that latents are kept after they were made; 0: for ever."
+    )
+    output_days: int = Field(
+        0, ge=0, description="Days that videos are kept after they were made; 0: for ever."
     )
 
     @field_validator("storage_dir")
@@ -220,17 +239,20 @@ class FetchSettings(_Concern):
     fetch_seconds: float = Field(30.0, gt=0, le=600, description="Time to fetch an image, in all.")
     allow_addresses: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Addresses or networks that may be called although they are not public, "
-        "comma-separated (for tests and private networks), e.g. `127.0.0.1,10.0.0.0/8`.",
+        description="`host:port` pairs that callers' URLs may name although they are not public, "
+        "comma-separated (for tests and laptops): exactly these, as written in the URL, e.g. "
+        "`127.0.0.1:9000,[::1]:9000,minio.internal:9000`.",
     )
 
     @field_validator("allow_addresses", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        parts = _comma_separated(value)
-        for part in parts:
-            ip_network(part, strict=False)
-        return parts
+        return _comma_separated(value)
+
+    @field_validator("allow_addresses")
+    @classmethod
+    def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_host_and_port(text) for text in value)
 
 
 class InferenceSettings(_Concern):
@@ -284,30 +306,92 @@ class WebhookSettings(_Concern):
 
 
 class ApiSettings(_Concern):
-    """The HTTP API: where it listens, where others find it, and its first key."""
+    """The HTTP API: where it listens, where others find it, its first key, its limits."""
 
+    api_host: str = Field(
+        "127.0.0.1",
+        description="Address that the HTTP API listens on; `0.0.0.0` is every one of the machine.",
+    )
     api_port: int = Field(
         8000,
         ge=1,
         le=65535,
         validation_alias=_names("API_PORT", "PORT"),
-        description=f"Port of the HTTP API {_TO_COME}.",
+        description="Port of the HTTP API.",
     )
     api_url: str = Field(
         "",
         validation_alias=_names("API_URL", "API_URL"),
-        description=f"Public address of the HTTP API {_TO_COME}.",
+        description="Public address of the HTTP API; in links, and where clients find it. Empty: "
+        "the address that a caller used.",
     )
     api_key: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("API_KEY", "API_KEY", "API_SECRET_KEY"),
-        description=f"Key that callers of the HTTP API send {_TO_COME}.",
+        description="Key of the first owner; what clients on this machine send.",
+    )
+    api_owner: str = Field(
+        "default",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$",
+        description="Name of the first owner, to whom STILLREEL_API_KEY belongs.",
     )
     api_webhook_url: str = Field(
         "",
         validation_alias=_names("API_WEBHOOK_URL", "API_WEBHOOK_URL"),
-        description=f"Where a host tells the API that a run ended {_TO_COME}.",
+        description="Where a host tells the API that a run ended; empty: `/webhook/complete` at "
+        "STILLREEL_API_URL.",
     )
+    server_secret: SecretStr = Field(
+        SecretStr(""),
+        description="What job ids, links and tokens are derived from; the same for all API "
+        "processes. Empty: made once and kept under STILLREEL_HOME.",
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models that the API offers, comma-separated, the default first; empty: all "
+        "that are deployed and that this release can run.",
+    )
+    body_max_bytes: int = Field(
+        25_000_000, ge=1000, description="Largest request body; larger images are uploaded."
+    )
+    body_seconds: float = Field(30.0, gt=0, description="Time for a request body, in all.")
+    batch_max: int = Field(100, ge=1, le=100, description="Most videos in one batch.")
+    streams_max: int = Field(
+        20, ge=1, description="Event streams that one key may have open at once."
+    )
+    requests_per_minute: int = Field(
+        6000, ge=1, description="Requests that one key may make in a minute."
+    )
+    jobs_waiting_max: int = Field(
+        10_000, ge=1, description="Jobs of one owner that may wait, where its own quota says none."
+    )
+    jobs_per_day_max: int = Field(
+        0, ge=0, description="Jobs of one owner in a day, likewise; 0: no limit."
+    )
+    prefect_seconds: float = Field(
+        3.5, gt=0, le=60, description="How long the API waits for Prefect before it answers 503."
+    )
+    safety_url: str = Field(
+        "",
+        description="Your own endpoint that is asked before inference and after encoding whether "
+        "to go on; empty: nobody is.",
+    )
+    safety_callable: str = Field(
+        "", description="The same as a Python function on the host, as `module:function`."
+    )
+    safety_seconds: float = Field(30.0, gt=0, le=600, description="Time for one safety check.")
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _comma_separated(value)
+
+    @field_validator("api_url", "api_webhook_url", "safety_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("is not an http or https address")
+        return value.rstrip("/")
 
 
 class FleetSettings(_Concern):
@@ -342,6 +426,9 @@ class ServerSettings(_Concern):
         "(several servers are to come).",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of that Prefect server.")
+    keeper_seconds: float = Field(
+        5.0, gt=0, le=300, description="How often the keeper looks after the jobs."
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -458,6 +545,32 @@ def _absolute_path(value: Path) -> Path:
         return value.expanduser().absolute()
     except RuntimeError as exc:
         raise ValueError("begins with a ~ that names no user here; give an absolute path") from exc
+
+
+def _host_and_port(text: str) -> str:
+    """The pair as the guard compares it: lower case, an address in its one canonical form."""
+    found = _PAIR.fullmatch(text)
+    try:
+        if not found or not 0 < int(found["port"]) < 65536:
+            raise ValueError("is no pair")
+        if found["v6"]:
+            return f"[{IPv6Address(found['v6'])}]:{int(found['port'])}"
+        host = found["name"].lower()
+        if _NUMERIC.fullmatch(host.rpartition(".")[2]):  # then a resolver reads it as an address
+            host = str(IPv4Address(host))
+        return f"{host}:{int(found['port'])}"
+    except ValueError as exc:
+        raise ValueError(
+            f"{text[:80]!r} is not one host and its port; write e.g. 127.0.0.1:9000, [::1]:9000 "
+            "or minio.internal:9000"
+        ) from exc
+
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_PAIR = re.compile(
+    rf"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)):(?P<port>[0-9]{{1,5}})"
+)
+_NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def _comma_separated(value: Any) -> Any:

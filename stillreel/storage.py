@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,6 +27,7 @@ from stillreel.errors import (
     StorageUnavailable,
     is_disk_full,
 )
+from stillreel.links import Links
 from stillreel.settings import StorageSettings
 
 KEY_LIMIT = 512
@@ -92,10 +93,11 @@ class Storage(Protocol):
         """
         ...
 
-    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> str:
+    def upload_url(self, key: str, *, content_type: str, size: int | None, seconds: int) -> str:
         """An address to PUT exactly `size` bytes of this type to, without credentials.
 
-        The client must send the same Content-Type and Content-Length; both are signed.
+        The client must send the same Content-Type and Content-Length; both are signed. Without a
+        `size` any length is taken, and is looked at when the object is used.
         """
         ...
 
@@ -104,10 +106,13 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(settings: StorageSettings, home: Path) -> Storage:
-    """The storage that is configured; opens no connection and creates nothing yet."""
+def open_storage(settings: StorageSettings, home: Path, links: Links | None = None) -> Storage:
+    """The storage that is configured; opens no connection and creates nothing yet.
+
+    With `links`, the URLs of a local directory are those that the API serves.
+    """
     if settings.kind == "local":
-        return LocalStorage(settings.storage_dir or home / "storage")
+        return LocalStorage(settings.storage_dir or home / "storage", links)
 
     from stillreel.storage_s3 import S3Storage, bucket_of
 
@@ -175,25 +180,33 @@ def replacing(
 class LocalStorage:
     """A directory as storage; the content type of an object is the one of its key's extension.
 
-    Its URLs are `file:` URLs, which only programs on this machine can use.
+    Its URLs are `links`, which the API serves; without them `file:` URLs, which only programs on
+    this machine can use.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, links: Links | None = None) -> None:
         self.root = root.expanduser().absolute()
+        self._links = links
 
     def __repr__(self) -> str:
         return f"LocalStorage({str(self.root)!r})"
 
     def put_file(self, key: str, path: Path, *, content_type: str) -> ObjectInfo:  # noqa: ARG002
-        target = self._path(key)
-        with path.open("rb") as source, self._replacing(target) as file:
+        with path.open("rb") as source, self.replacing(key) as file:
             shutil.copyfileobj(source, file, 1024**2)
         return self._stored(key)
 
     def put_bytes(self, key: str, data: bytes, *, content_type: str) -> ObjectInfo:  # noqa: ARG002
-        with self._replacing(self._path(key)) as file:
+        with self.replacing(key) as file:
             file.write(data)
         return self._stored(key)
+
+    def replacing(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """A new file that becomes the object when the block ends without an error.
+
+        Raises DiskFull.
+        """
+        return replacing(self.path(key), parts=self._parts, refused=StorageRefused)
 
     def get_file(self, key: str, path: Path) -> None:
         with self._open(key) as source, replacing(path) as file:
@@ -205,7 +218,7 @@ class LocalStorage:
         return checked_size(key, data, limit)
 
     def head(self, key: str) -> ObjectInfo | None:
-        path = self._path(key)
+        path = self.path(key)
         with _refusals():
             try:
                 stat = path.stat()
@@ -214,7 +227,7 @@ class LocalStorage:
         return None if path.is_dir() else _info(key, stat)
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
+        path = self.path(key)
         if self.head(key) is None:
             return
         with _refusals():
@@ -226,19 +239,19 @@ class LocalStorage:
         found = sorted(k for k in keys if k.startswith(prefix) and not _key_fault(k))
         return (info for key in found if (info := self.head(key)))
 
-    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> str:  # noqa: ARG002
-        checked_seconds(seconds)
-        return self._path(key).as_uri()
+    def upload_url(self, key: str, *, content_type: str, size: int | None, seconds: int) -> str:
+        path, seconds = self.path(key), checked_seconds(seconds)
+        if self._links is None:
+            return path.as_uri()
+        return self._links.upload_url(key, content_type, size, seconds)
 
     def download_url(self, key: str, *, seconds: int) -> str:
-        checked_seconds(seconds)
-        return self._path(key).as_uri()
+        path, seconds = self.path(key), checked_seconds(seconds)
+        return path.as_uri() if self._links is None else self._links.download_url(key, seconds)
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """Where the object lies, if there is one."""
         return self.root / checked_key(key)
-
-    def _replacing(self, target: Path) -> AbstractContextManager[BinaryIO]:
-        return replacing(target, parts=self._parts, refused=StorageRefused)
 
     @cached_property
     def _parts(self) -> Path:
@@ -247,8 +260,9 @@ class LocalStorage:
         with _refusals():
             parts.mkdir(parents=True, exist_ok=True)
             for part in parts.iterdir():
-                if part.stat().st_mtime < time.time() - 86400:
-                    part.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # it has become an object meanwhile
+                    if part.stat().st_mtime < time.time() - 86400:
+                        part.unlink()
         return parts
 
     def _stored(self, key: str) -> ObjectInfo:
@@ -259,7 +273,7 @@ class LocalStorage:
 
     @contextmanager
     def _open(self, key: str) -> Iterator[BinaryIO]:
-        path = self._path(key)
+        path = self.path(key)
         with _refusals():
             try:
                 file = path.open("rb")

@@ -174,10 +174,9 @@ class S3Storage:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._listed(checked_prefix(prefix))
 
-    def upload_url(self, key: str, *, content_type: str, size: int, seconds: int) -> str:
-        return self._signed(
-            "put_object", key, seconds, ContentType=content_type, ContentLength=size
-        )
+    def upload_url(self, key: str, *, content_type: str, size: int | None, seconds: int) -> str:
+        length = {} if size is None else {"ContentLength": size}
+        return self._signed("put_object", key, seconds, ContentType=content_type, **length)
 
     def download_url(self, key: str, *, seconds: int) -> str:
         """As the port says; where R2 has a public address, results get that, which never ends."""
@@ -285,5 +284,5 @@ def _info(key: str, found: dict[str, Any], *, size: int, content_type: str) -> O
         size=size,
         etag=found["ETag"].strip('"'),
         content_type=content_type,
-        modified=found["LastModified"],
+        modified=found["LastModified"].replace(microsecond=0),  # list() and head() differ in it
     )

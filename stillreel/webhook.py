@@ -1,10 +1,10 @@
-"""The message about an ended job: built, signed by Standard Webhooks, delivered once per call."""
+"""The message about an ended round: built, signed by Standard Webhooks, posted once per call."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -13,6 +13,7 @@ import httpx
 
 from stillreel.errors import (
     AddressRefused,
+    ReceiverGone,
     ReceiverRefused,
     ReceiverUnavailable,
     SettingsInvalid,
@@ -29,27 +30,106 @@ ERROR_LIMIT = 1000
 RETRY_AFTER_LIMIT = 3600.0
 """Seconds; a receiver that asks for more is asked again after this."""
 
+_KEYS = ("video", "poster", "teaser")
+"""Of a receipt's facts about the video, those that are keys in our storage."""
+
+
+async def post_signed(
+    url: str,
+    notification: Notification,
+    *,
+    secrets: Sequence[str],
+    plain: bool = False,
+    allow: Sequence[str] = (),
+    seconds: float,
+) -> None:
+    """Posts `notification` to `url`, signed with each of `secrets`; one attempt, `seconds` in all.
+
+    Returns when the receiver answered 2xx. `plain`: it also gets the first secret itself, as
+    `X-Webhook-Secret`. `allow` is the guard's: EVERYWHERE for a URL that the operator registered.
+    Redirects are not followed. Raises ReceiverUnavailable (with its `retry_after`),
+    ReceiverRefused, ReceiverGone, AddressRefused, SettingsInvalid.
+    """
+    if not secrets:
+        raise SettingsInvalid(
+            "There is no webhook secret, and notifications are never sent unsigned; set "
+            "STILLREEL_WEBHOOK_SECRET, or have one made with `stillreel owners webhook`."
+        )
+    body = body_of(notification)
+    headers: dict[str, str | bytes] = {
+        "Content-Type": "application/json",
+        **signature_headers(body, id=notification.id, at=datetime.now(UTC), secrets=secrets),
+    }
+    if plain:
+        headers["X-Webhook-Secret"] = secrets[0].encode()
+    await _post(url, body, headers, allow=allow, seconds=seconds)
+
 
 def deliver(
     url: str, notification: Notification, settings: WebhookSettings, fetch: FetchSettings
 ) -> None:
-    """Posts `notification` to `url`, signed; one attempt, `settings.webhook_seconds` in all.
-
-    Returns when the receiver answered 2xx. A URL that the operator registered may be private; any
-    other must be public or in `fetch.allow_addresses`. Redirects are not followed. Raises
-    ReceiverUnavailable (with its `retry_after`), ReceiverRefused, AddressRefused, SettingsInvalid.
-    """
-    at = datetime.now(UTC)
-    body = body_of(notification)
-    headers: dict[str, str | bytes] = {
-        "Content-Type": "application/json",
-        **signature_headers(body, id=notification.id, at=at, secrets=_secrets(settings)),
-    }
-    if url in settings.webhook_plain_urls:
-        headers["X-Webhook-Secret"] = settings.webhook_secret.get_secret_value().encode()
+    """The same from a machine that is trusted with the installation's own webhook secret."""
     registered = url in (settings.webhook_url, *settings.webhook_plain_urls)
-    allow = EVERYWHERE if registered else fetch.allow_addresses
-    wait_for(_post(url, body, headers, allow=allow, seconds=settings.webhook_seconds))
+    wait_for(
+        post_signed(
+            url,
+            notification,
+            secrets=_secrets(settings),
+            plain=url in settings.webhook_plain_urls,
+            allow=EVERYWHERE if registered else fetch.allow_addresses,
+            seconds=settings.webhook_seconds,
+        )
+    )
+
+
+def tell_api(url: str, token: str, *, job_id: str, status: JobStatus, seconds: float) -> None:
+    """Tells the API at `url`, which is the operator's own, to look at the job: it has news.
+
+    `token` is the run's. Raises what `post_signed` raises.
+    """
+    message = {"job_id": job_id, "status": _flat(status), "video_url": None}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    wait_for(_post(url, _json(message), headers, allow=EVERYWHERE, seconds=seconds))
+
+
+def make_notification(
+    job_id: str,
+    number: int,
+    status: JobStatus,
+    *,
+    at: datetime,
+    receipt: Mapping[str, Any] | None = None,
+    error: str = "",
+    more: Mapping[str, Any] | None = None,
+    url: Callable[[str], str | None],
+) -> Notification:
+    """The message that round `number` of a job has ended, with what its receipt says.
+
+    `url` makes an address from a key; `more` is told beside the receipt.
+    """
+    data: dict[str, Any] = {"round": number, **(more or {})}
+    video_url = None
+    if receipt:
+        stored = receipt["video"]
+        video_url = url(stored["video"])
+        data |= {
+            "model": receipt["model"]["name"],
+            "seed": receipt["model"]["seed"],
+            "poster_url": url(stored["poster"]),
+            "teaser_url": url(stored["teaser"]),
+            "video": {name: fact for name, fact in stored.items() if name not in _KEYS},
+            "cost": {**receipt["cost"], "gpu_seconds": receipt["took"]["gpu_seconds"]},
+            "warnings": receipt["warnings"],
+        }
+    return Notification(
+        id=f"{job_id}-r{number}",
+        job_id=job_id,
+        at=at,
+        status=status,
+        video_url=video_url or "",
+        error=error,
+        data=data,
+    )
 
 
 def body_of(notification: Notification) -> bytes:
@@ -59,11 +139,10 @@ def body_of(notification: Notification) -> bytes:
     what the notification brings, left out (`data.truncated`) where it would not fit.
     """
     event = notification.to_json()
-    done = notification.status is JobStatus.COMPLETED
     facts = {"job_id": notification.job_id, "status": event["status"]}
     message: dict[str, Any] = {
         "job_id": notification.job_id,
-        "status": "completed" if done else "failed",
+        "status": _flat(notification.status),
         "video_url": notification.video_url or None,
         "error": notification.error[:ERROR_LIMIT] or None,
         "type": f"video.{event['status']}",
@@ -76,15 +155,15 @@ def body_of(notification: Notification) -> bytes:
     return _json({**message, "data": {**facts, "truncated": True}})
 
 
+def _flat(status: JobStatus) -> str:
+    """The status in the words of the first design document."""
+    return "completed" if status is JobStatus.COMPLETED else "failed"
+
+
 def _secrets(settings: WebhookSettings) -> list[str]:
     both = (settings.webhook_secret, settings.webhook_secret_previous)
-    secrets = [secret.get_secret_value() for secret in both]
-    if not secrets[0]:
-        raise SettingsInvalid(
-            "STILLREEL_WEBHOOK_SECRET is not set, and notifications are never sent unsigned; "
-            "set it to whsec_ + base64 of 24 to 64 random bytes"
-        )
-    return [secret for secret in secrets if secret]
+    current, previous = (secret.get_secret_value() for secret in both)
+    return [text for text in (current, previous) if text] if current else []
 
 
 async def _post(
@@ -124,6 +203,8 @@ def _expect_taken(response: httpx.Response) -> None:
             f"The webhook receiver answers {status}, and redirects are not followed; "
             "give the final address."
         )
+    if status == 410:
+        raise ReceiverGone("The webhook receiver answers 410: it wants no notification any more.")
     raise ReceiverRefused(
         f"The webhook receiver answers {status}; have it answer 2xx to what it takes."
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
+from stillreel.execution import Execution
 from stillreel.job import Clip, JobSpec, Latents, Prepared
-from stillreel.jobs import Execution
+from stillreel.safety import check_clip
 from stillreel.settings import get_settings
 from stillreel.stages import encode as stage
 from stillreel.storage import open_storage
@@ -22,9 +23,9 @@ from tasks.retries import can_pass
     retry_condition_fn=can_pass,
 )
 def encode(execution: Execution, spec: JobSpec, prepared: Prepared, latents: Latents) -> Clip:
-    """Decode the latents and encode video, poster and teaser on this host's disk."""
+    """Decode the latents, encode video, poster and teaser on this host's disk, and check them."""
     settings = get_settings()
-    return stage.encode(
+    clip = stage.encode(
         execution.job_id,
         execution.run_id,
         execution.number,
@@ -34,3 +35,5 @@ def encode(execution: Execution, spec: JobSpec, prepared: Prepared, latents: Lat
         storage=open_storage(settings.storage, settings.host.home),
         settings=settings,
     )
+    check_clip(execution.job_id, spec, clip, settings=settings)
+    return clip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
+from stillreel.execution import Execution
 from stillreel.job import JobSpec, Latents, Prepared
-from stillreel.jobs import Execution
+from stillreel.safety import check_order
 from stillreel.settings import get_settings
 from stillreel.stages import infer as stage
 from stillreel.storage import open_storage
@@ -23,13 +24,10 @@ from tasks.retries import can_pass
     retry_condition_fn=can_pass,
 )
 def infer(execution: Execution, spec: JobSpec, prepared: Prepared) -> Latents:
-    """Generate the latents on this host's GPU and store them."""
+    """Have the order checked, generate the latents on this host's GPU and store them."""
     settings = get_settings()
+    storage = open_storage(settings.storage, settings.host.home)
+    check_order(execution.job_id, spec, prepared, storage=storage, settings=settings)
     return stage.infer(
-        execution.job_id,
-        execution.run_id,
-        spec,
-        prepared,
-        storage=open_storage(settings.storage, settings.host.home),
-        settings=settings,
+        execution.job_id, execution.run_id, spec, prepared, storage=storage, settings=settings
     )

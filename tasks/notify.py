@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from prefect import task
+from prefect.context import FlowRunContext
 
+from stillreel.errors import StaleExecution
+from stillreel.execution import Execution, assert_current
 from stillreel.job import JobSpec, JobStatus, Video
-from stillreel.jobs import Execution, assert_current
 from stillreel.settings import get_settings
 from stillreel.stages import notify as stage
-from stillreel.storage import open_storage
 from tasks.cache_keys import task_key
 from tasks.retries import can_pass
 
@@ -21,16 +22,12 @@ from tasks.retries import can_pass
     retry_delay_seconds=[1, 4],
     retry_condition_fn=can_pass,
 )
-def notify(execution: Execution, spec: JobSpec, video: Video) -> str:
-    """Tell the receiver that the video is there; few tries, because a slot of the host waits."""
+def notify(execution: Execution, spec: JobSpec, video: Video) -> str:  # noqa: ARG001
+    """Tell that the video is there; few tries, because a slot of the host waits."""
     assert_current(execution)
-    settings = get_settings()
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise StaleExecution("this task works inside a flow run only")
     return stage.notify(
-        execution.job_id,
-        spec.webhook_url,
-        JobStatus.COMPLETED,
-        at=video.completed_at,
-        video=video,
-        storage=open_storage(settings.storage, settings.host.home),
-        settings=settings,
+        context.flow_run, JobStatus.COMPLETED, at=video.completed_at, settings=get_settings()
     )

@@ -6,8 +6,8 @@ from functools import partial
 
 from prefect import task
 
+from stillreel.execution import Execution, assert_current
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Video
-from stillreel.jobs import Execution, assert_current
 from stillreel.settings import get_settings
 from stillreel.stages import upload as stage
 from stillreel.storage import open_storage

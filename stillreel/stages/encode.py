@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from stillreel.encoder import encode_video
 from stillreel.inference.client import connect
@@ -31,10 +34,14 @@ def encode(
 
     The inference server decodes into a spool at its own speed while the frames are encoded here.
     File names carry the execution, so that a stale process cannot write into its successor's.
+    What this execution has encoded already is taken as it is.
     """
     started = time.monotonic()
     shot = prepared.shot
     folder = job_dir(job_id, settings=settings)
+    note = folder / f"clip-{execution}.json"
+    if made := _read_note(note, settings):
+        return made
     path = folder / Path(latents.key).name
     if not path.exists():
         storage.get_file(latents.key, path)
@@ -61,7 +68,7 @@ def encode(
                 metadata=_describe(job_id, spec, prepared),
                 on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
             )
-    return Clip(
+    clip = Clip(
         host=settings.host.host_name,
         video_path=str(encoded.video),
         poster_path=str(encoded.poster),
@@ -77,12 +84,23 @@ def encode(
         decode_gpu_seconds=gpu.get("gpu", 0.0),
         encode_seconds=time.monotonic() - started,
     )
+    with suppress(OSError):  # it only spares the next try of this execution the work
+        note.write_text(clip.model_dump_json())
+    return clip
 
 
 def is_there(clip: Clip, *, settings: Settings) -> bool:
     """Whether the files of a clip are on this host."""
     paths = (clip.video_path, clip.poster_path, clip.teaser_path)
     return clip.host == settings.host.host_name and all(Path(path).exists() for path in paths)
+
+
+def _read_note(note: Path, settings: Settings) -> Clip | None:
+    try:
+        clip = Clip.model_validate_json(note.read_bytes())
+    except (FileNotFoundError, ValidationError):  # none yet, or half of one
+        return None
+    return clip if is_there(clip, settings=settings) else None
 
 
 def _describe(job_id: str, spec: JobSpec, prepared: Prepared) -> dict[str, str]:

@@ -26,7 +26,7 @@ def prepare(job_id: str, spec: JobSpec, *, storage: Storage, settings: Settings)
     report(Stage.FETCH, step=0, steps=2)
     model = get_model(spec.model)
     check(spec, model)
-    data = _read(spec, storage, settings)
+    data = _read(job_id, spec, storage, settings)
     if data is None:
         shot = resolve(spec, model, job_id=job_id, image_size=None)
         return Prepared(shot=shot, seconds=time.monotonic() - started)
@@ -61,16 +61,24 @@ def _source_size(shot: Shot, size: tuple[int, int], oversample: float) -> tuple[
     return round(shot.width * factor), round(shot.height * factor)
 
 
-def _read(spec: JobSpec, storage: Storage, settings: Settings) -> bytes | None:
+def _read(job_id: str, spec: JobSpec, storage: Storage, settings: Settings) -> bytes | None:
     if spec.image_url and spec.image_key:
         raise RequestRejected("image_url and image_key are both given; keep one of them")
-    if spec.image_key:
+    if key := spec.image_key or _stored_input(job_id, storage):
         try:
-            return storage.get_bytes(spec.image_key, limit=settings.fetch.image_max_bytes)
+            return storage.get_bytes(key, limit=settings.fetch.image_max_bytes)
         except ObjectMissing as exc:
             raise ImageUnavailable(
-                f"there is no uploaded image under {spec.image_key}; upload it first"
+                f"there is no uploaded image under {key}; upload it first"
             ) from exc
     if spec.image_url:
         return fetch_image(spec.image_url, settings.fetch)
     return None
+
+
+def _stored_input(job_id: str, storage: Storage) -> str:
+    """The key of what was copied or put there for this job, the newest; empty without any."""
+    found = max(
+        storage.list(keys.inputs_prefix(job_id)), key=lambda info: info.modified, default=None
+    )
+    return found.key if found else ""

@@ -1,17 +1,20 @@
-"""The only code that talks to the Prefect API about jobs."""
+"""Which execution of a run this process is, and whether it is still the current one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException
 
-from stillreel.errors import PrefectUnavailable, StaleExecution
+from stillreel.errors import JobCancelled, JobExpired, PrefectUnavailable, StaleExecution
 from stillreel.job import job_id_of
+from stillreel.jobs import marks
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Execution:
     run_id: str
     job_id: str
     number: int
+    round: int = 1
 
 
 def current_execution() -> Execution:
@@ -29,15 +33,18 @@ def current_execution() -> Execution:
     if context is None or context.flow_run is None:
         raise StaleExecution("this code works inside a flow run only")
     run = context.flow_run
-    return Execution(str(run.id), job_id_of(run.id, run.idempotency_key), run.run_count)
+    job_id = job_id_of(run.id, run.idempotency_key)
+    return Execution(str(run.id), job_id, run.run_count, int(_label(run, marks.ROUND) or 1))
 
 
 def assert_current(execution: Execution) -> None:
     """Raise StaleExecution when the run has ended or another execution has taken over.
 
     Prefect has no fencing: a process that was paused, or cut off from the server, goes on when
-    its successor already works. Call this before anything that others can see. Raises
-    PrefectUnavailable when the server cannot be asked.
+    its successor already works, and one that starts takes even a run that has ended. Call this
+    before anything that others can see. Raises JobCancelled when somebody has asked for the end of
+    the job, JobExpired when its first start came after its deadline, and PrefectUnavailable when
+    the server cannot be asked.
     """
     try:
         with get_client(sync_client=True) as client:
@@ -52,6 +59,10 @@ def assert_current(execution: Execution) -> None:
     if state is None or not (state.is_running() or state.is_cancelling()):
         name = state.name if state else "unknown"
         raise StaleExecution(f"the run is {name}, not running")
+    if _label(run, marks.CANCELLED):
+        raise JobCancelled
+    if _started_late(run):
+        raise JobExpired
 
 
 def is_current(execution: Execution) -> bool:
@@ -60,6 +71,18 @@ def is_current(execution: Execution) -> bool:
         assert_current(execution)
     except StaleExecution:
         return False
-    except PrefectUnavailable:
+    except (JobCancelled, JobExpired, PrefectUnavailable):
         return True
     return True
+
+
+def _started_late(run: FlowRun) -> bool:
+    """Whether the first start was after the deadline; a later one goes on with what is begun."""
+    deadline = _label(run, marks.DEADLINE)
+    if not deadline or run.run_count > 1:
+        return False
+    return (run.start_time or datetime.now(UTC)) > datetime.fromisoformat(deadline)
+
+
+def _label(run: FlowRun, name: str) -> str:
+    return str(run.labels.get(name) or "")

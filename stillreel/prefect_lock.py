@@ -1,0 +1,94 @@
+"""A lock that processes on all machines share: a Prefect variable, which only one can make."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import stamina
+
+from stillreel.errors import PrefectRefused, PrefectUnavailable
+from stillreel.prefect_api import PrefectApi
+
+LEASE_SECONDS, PATIENCE_SECONDS = 15.0, 30.0
+
+log = logging.getLogger("stillreel.prefect_lock")
+
+
+@asynccontextmanager
+async def shared_lock(
+    api: PrefectApi,
+    name: str,
+    *,
+    lease: float = LEASE_SECONDS,
+    patience: float = PATIENCE_SECONDS,
+) -> AsyncIterator[None]:
+    """Hold the lock `name` for this block, which must take less than `lease` seconds.
+
+    A holder that died loses it when another has seen it unchanged for that long, so no clocks are
+    compared. Raises PrefectUnavailable when it is not to be had within `patience` seconds.
+    """
+    lock_id = await _take(api, name, lease, patience)
+    try:
+        yield
+    finally:
+        await _release(api, name, lock_id)
+
+
+async def _take(api: PrefectApi, name: str, lease: float, patience: float) -> str:
+    token, seen, since = uuid4().hex, "", time.monotonic()
+    async for attempt in stamina.retry_context(
+        on=_Held, attempts=None, timeout=patience, wait_initial=0.05, wait_max=0.5
+    ):
+        with attempt:
+            there = await _make(api, name, token) or await _read(api, name)
+            if there and there["value"] == token:  # also when our own call was tried twice
+                return there["id"]
+            if there and there["id"] != seen:
+                seen, since = there["id"], time.monotonic()
+            elif there and time.monotonic() - since > lease:
+                await _delete(api, seen)
+            raise _Held
+    raise _Held
+
+
+async def _make(api: PrefectApi, name: str, token: str) -> Any:
+    try:
+        return await api.post("/variables/", {"name": name, "value": token})
+    except PrefectRefused as exc:
+        if exc.status != 409:
+            raise
+        return None
+
+
+async def _read(api: PrefectApi, name: str) -> Any:
+    try:
+        return await api.get(f"/variables/name/{name}")
+    except PrefectRefused as exc:
+        if exc.status != 404:
+            raise
+        return None
+
+
+async def _release(api: PrefectApi, name: str, lock_id: str) -> None:
+    try:
+        await _delete(api, lock_id)
+    except PrefectUnavailable:
+        log.warning("the lock %s could not be given back; it ends by itself", name)
+
+
+async def _delete(api: PrefectApi, lock_id: str) -> None:
+    """By its id, so that nobody's later lock of the same name goes."""
+    try:
+        await api.delete(f"/variables/{lock_id}")
+    except PrefectRefused as exc:
+        if exc.status != 404:
+            raise
+
+
+class _Held(PrefectUnavailable):
+    """Another process is changing the same thing; try again in a moment."""
