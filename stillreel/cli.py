@@ -18,15 +18,18 @@ import stamina.instrumentation
 import typer
 from rich.console import Console
 
-from stillreel import __version__
+from stillreel import __version__, cli_jobs, cli_owners
 from stillreel.errors import (
+    ApiError,
     DeploymentInvalid,
     ModelUnavailable,
     OutputUnwritable,
+    QuotaExceeded,
     RequestRejected,
     SettingsInvalid,
     StillreelError,
     StorageRefused,
+    TooManyRequests,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +74,10 @@ def main() -> None:
 
 def exit_code(error: StillreelError) -> int:
     """What the command line ends with for this error, see the top of this file."""
-    if error.retryable:
+    if error.retryable or isinstance(error, QuotaExceeded | TooManyRequests):
         return EXIT_FAILED
+    if isinstance(error, ApiError) and 400 <= error.http_status < 500:
+        return EXIT_USAGE
     if isinstance(error, RequestRejected | OutputUnwritable | ModelUnavailable):
         return EXIT_USAGE
     if isinstance(error, SettingsInvalid | DeploymentInvalid | StorageRefused):
@@ -166,7 +171,7 @@ def up(
     pool: Annotated[str, typer.Option(help="The work pool that this machine serves.")] = "local",
     model: Annotated[str, typer.Option(help="Load this model at start.")] = "",
 ) -> None:
-    """Run the whole stack on this machine: Prefect server, deployments and a host."""
+    """Run the whole stack on this machine: Prefect server, HTTP API, deployments and a host."""
     from stillreel.up import run_up
 
     run_up(_settings(), pool=pool, model=model)
@@ -186,6 +191,42 @@ def host(
     settings = _settings()
     _need_api()
     run_host(settings, pool=pool, model=model)
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API on STILLREEL_API_HOST and PORT, with the keeper.
+
+    Needs PREFECT_API_URL.
+    """
+    from stillreel.prefect_env import apply, common_env
+
+    settings = _settings()
+    _need_api()
+    apply(common_env(settings))
+    from stillreel.api.server import run_api
+
+    run_api(settings)
+
+
+@app.command()
+def keeper() -> None:
+    """Look after the jobs without serving the API; the API's own process does it too.
+
+    Needs PREFECT_API_URL.
+    """
+    import asyncio
+
+    from stillreel.prefect_env import apply, common_env
+
+    settings = _settings()
+    _need_api()
+    apply(common_env(settings))
+    from stillreel.api.middleware import install_logging
+    from stillreel.keeper import run_keeper
+
+    install_logging()
+    asyncio.run(run_keeper(settings))
 
 
 @app.command()
@@ -223,6 +264,11 @@ def show_project_dir() -> None:
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+cli_jobs.mount(app)
+app.add_typer(cli_owners.owners, name="owners")
+app.add_typer(cli_owners.keys, name="keys")
 
 
 def _settings() -> Settings:

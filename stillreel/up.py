@@ -1,9 +1,10 @@
-"""The whole stack on this machine in one foreground command: server, deployments, host."""
+"""The whole stack on this machine in one foreground command: server, API, deployments, host."""
 
 from __future__ import annotations
 
 import socket
 import sys
+from dataclasses import replace
 
 import anyio
 import httpx
@@ -11,8 +12,11 @@ import stamina
 from rich.console import Console
 
 from stillreel import prefect_env
+from stillreel.api.services import local_url
 from stillreel.errors import SettingsInvalid, StillreelError
 from stillreel.host import host_services, only_host
+from stillreel.owner_store import KEY_FILE, first_key
+from stillreel.process import NO_RESTART
 from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
@@ -31,7 +35,11 @@ def run_up(settings: Settings, *, pool: str, model: str) -> None:
 
 
 def _run(settings: Settings, *, pool: str, model: str) -> None:
-    _check_port(prefect_env.listen_host(settings), settings.server.prefect_port)
+    _check_port(
+        prefect_env.listen_host(settings), settings.server.prefect_port, "STILLREEL_PREFECT_HOST"
+    )
+    _check_port(settings.api.api_host, settings.api.api_port, "STILLREEL_API_HOST")
+    key, is_new = first_key(settings, settings.host.home)
     url = prefect_env.api_url(settings)
     (settings.host.home / "prefect").mkdir(parents=True, exist_ok=True)
     prefect_env.apply(prefect_env.common_env(settings))
@@ -41,13 +49,19 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
     try:
         supervisor.start(_server(settings))
         supervisor.say("waiting for the Prefect server (the first start takes longest)")
-        _wait_until_ready(url, supervisor)
+        _wait_until_ready(f"{url}/health", "server", supervisor)
         supervisor.say("making work pools, queues and deployments")
         for name in _deploy(settings):
             supervisor.say(f"deployed {name}")
         sweep(settings)
+        address = local_url(settings)
+        supervisor.start(_api(key))
+        _wait_until_ready(f"{address}/health", "api", supervisor)
         for service in host_services(settings, pool=pool, model=model):
-            supervisor.start(service)
+            supervisor.start(replace(service, env={**service.env, "STILLREEL_API_URL": address}))
+        if is_new:
+            supervisor.say(f"made an API key, kept in {settings.host.home / KEY_FILE}: {key}")
+        supervisor.say(f"API on {address}, its reference at {address}/docs")
         supervisor.say(
             f"ready: {url.removesuffix('/api')}/v2/deployments starts a video, Ctrl-C stops all"
         )
@@ -76,18 +90,28 @@ def _server(settings: Settings) -> Service:
     )
 
 
+def _api(key: str) -> Service:
+    return Service(
+        "api",
+        [sys.executable, "-m", "stillreel.api.server"],
+        {"STILLREEL_API_KEY": key},
+        stop_seconds=20.0,
+        final_code=NO_RESTART,
+    )
+
+
 def _deploy(settings: Settings) -> list[str]:
     from stillreel.deploy import deploy
 
     return anyio.run(deploy, settings)
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, variable: str) -> None:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as exc:
         raise SettingsInvalid(
-            f"STILLREEL_PREFECT_HOST: {host} is no address of this machine; use 127.0.0.1, "
+            f"{variable}: {host} is no address of this machine; use 127.0.0.1, "
             "or 0.0.0.0 for all its addresses"
         ) from exc
     family, kind, protocol, _, address = found[0]
@@ -98,20 +122,20 @@ def _check_port(host: str, port: int) -> None:
     except OSError as exc:
         raise SettingsInvalid(
             f"port {port} on {host} cannot be used ({exc.strerror}); is `stillreel up` running "
-            "already? Else set STILLREEL_PREFECT_PORT"
+            f"already? Else set {variable.removesuffix('HOST')}PORT"
         ) from exc
 
 
-def _wait_until_ready(url: str, supervisor: Supervisor) -> None:
+def _wait_until_ready(address: str, name: str, supervisor: Supervisor) -> None:
     try:
         for attempt in stamina.retry_context(
             on=httpx.HTTPError, attempts=None, timeout=START_SECONDS, wait_initial=0.3, wait_max=1.0
         ):
-            if not supervisor.is_running("server"):
-                raise StillreelError("the Prefect server ended at its start; see its log above")
+            if not supervisor.is_running(name):
+                raise StillreelError(f"the {name} ended at its start; see its log above")
             with attempt:
-                httpx.get(f"{url}/health", timeout=5, trust_env=False).raise_for_status()
+                httpx.get(address, timeout=5, trust_env=False).raise_for_status()
     except httpx.HTTPError as exc:
         raise StillreelError(
-            f"the Prefect server did not answer within {START_SECONDS:.0f} s; see its log above"
+            f"the {name} did not answer within {START_SECONDS:.0f} s; see its log above"
         ) from exc

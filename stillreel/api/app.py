@@ -1,0 +1,105 @@
+"""The HTTP API: a thin shim over Prefect and storage, with no store of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from stillreel import __version__
+from stillreel.api import (
+    batches,
+    catalog,
+    deletion,
+    docs,
+    events,
+    files,
+    generate,
+    health,
+    jobs,
+    metrics,
+    openai,
+    presign,
+    problems,
+    usage,
+    webhooks,
+)
+from stillreel.api.auth import describe_security
+from stillreel.api.metrics import Metrics
+from stillreel.api.middleware import install_middleware
+from stillreel.api.polls import Polls
+from stillreel.api.services import build_services
+from stillreel.audit import auditing
+from stillreel.guard import warn_of_allowed
+from stillreel.jobs.record import Record
+from stillreel.keeper import Keeper, keeping
+from stillreel.prefect_api import connect
+from stillreel.settings import Settings
+
+DESCRIPTION = """
+One still image (or only a prompt) in, one finished video out.
+
+Send your key as `Authorization: Bearer <key>` or as `X-API-Key: <key>`. Errors are
+`application/problem+json` (RFC 9457); under `/v1` they have OpenAI's form.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API as an ASGI application; Prefect's address comes from Prefect's own settings."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        def on_submitted(record: Record) -> None:
+            keeper.poke(record)
+
+        warn_of_allowed(settings)
+        api = connect(settings.api.prefect_seconds)
+        try:
+            services = build_services(settings, api, on_submitted=on_submitted)
+            keeper = Keeper(services)
+            app.state.services, app.state.keeper = services, keeper
+            app.state.checks = health.Checks(services)
+            app.state.metrics = Metrics(
+                keeper_actions=keeper.counts, webhook_attempts=services.deliveries.counts
+            )
+            async with auditing(api), keeping(keeper):
+                yield
+        finally:
+            await api.aclose()
+
+    app = FastAPI(
+        title="stillreel",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )
+    app.add_middleware(Polls)
+    problems.install_problems(app)
+    install_middleware(
+        app, body_max_bytes=settings.api.body_max_bytes, body_seconds=settings.api.body_seconds
+    )
+    for module in (
+        generate,
+        jobs,
+        deletion,
+        events,
+        batches,
+        openai,
+        presign,
+        webhooks,
+        health,
+        files,
+        catalog,
+        usage,
+        metrics,
+        docs,
+    ):
+        app.include_router(module.router)
+    describe = app.openapi
+    app.openapi = lambda: describe_security(describe())
+    return app
