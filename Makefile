@@ -13,7 +13,7 @@ override PROMPT := $(value PROMPT)
 export IMAGE PROMPT CHROMIUM
 
 .PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
-	types check wheel bench docs clean
+	types check wheel bench docs clean services test-api
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -68,6 +68,12 @@ up: $(VENV)/.setup ## Run everything on this machine: Prefect, deployments, one 
 test: $(VENV)/.setup-dev ## Run the unit and workflow tests (ARGS="-k encoder")
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-api: $(VENV)/.setup-dev ## Run the tests of the HTTP API, on a real Prefect server
+	@$(BIN)/python -m pytest tests/api $(ARGS)
+
+services: ## Install the servers that integration tests start (Debian; uses sudo)
+	@tests/services/install.sh
+
 test-integration: $(VENV)/.setup-dev ## Run the tests with real servers, workers and hosts
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
 
@@ -98,7 +104,7 @@ wheel: $(VENV)/.setup-dev ## Build the wheel and prove it outside this directory
 	@$(BIN)/python -m build --wheel
 	@tests/packaging/check_wheel.sh
 
-bench: $(VENV)/.setup-dev ## Measure encoder and overlap; prints tables (10 minutes)
+bench: $(VENV)/.setup-dev ## Measure encoder, overlap and API; prints tables (20 minutes)
 	@$(BIN)/python -m bench $(ARGS)
 
 docs: $(VENV)/.setup ## Write docs/settings.md anew from the code

@@ -15,7 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import encode, overlap
+from bench import api, encode, overlap
+from tests.services.postgres import is_installed as postgres_is_installed
 
 
 def main() -> None:
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--limit", type=int, default=3)
+    parser.add_argument("--stored", type=int, default=10_000)
     options = parser.parse_args()
     console = Console()
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -31,12 +33,17 @@ def main() -> None:
     console.print(_table("Encoder against bare x264", encode.run(options.rounds)))
     rows = overlap.run(jobs=options.jobs, limit=options.limit)
     console.print(_table(f"A backlog of {options.jobs} jobs on one host", rows))
+    for postgres in (False, True) if postgres_is_installed() else (False,):
+        rows = api.run_all(postgres=postgres, stored=options.stored, rounds=options.rounds)
+        console.print(_table("The API beside Prefect's server and a bare route", rows))
 
 
 def _table(title: str, rows: Iterable[dict[str, Any]]) -> Table:
     table = Table("what", "size", "value", "unit", "bar", "met", "detail", title=title)
     for row in rows:
         bar = "" if row["bar"] is None else f"<= {row['bar']:g}"
+        if row.get("least") is not None:
+            bar = f">= {row['least']:g}"
         met = {True: "yes", False: "NO", None: ""}[row["met"]]
         value = f"{row['value']:.2f}"
         table.add_row(row["what"], row.get("size", ""), value, row["unit"], bar, met, row["detail"])

@@ -23,12 +23,13 @@ import stamina
 START_SECONDS, STOP_SECONDS, RUN_SECONDS = 240.0, 120.0, 120.0
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 DEPLOYMENT = "preview-local"
+KEY = "the-first-owners-key"
 
 logging.getLogger("stamina").setLevel(logging.ERROR)  # a poll is not worth a warning
 
 
 class Stack:
-    """A running `stillreel up`: its Prefect API, its home, its log, its processes."""
+    """A running `stillreel up`: its Prefect API and its own (`shim`), its home, log, processes."""
 
     def __init__(self, home: Path, port: int, env: Mapping[str, str]) -> None:
         self.home = home
@@ -36,13 +37,24 @@ class Stack:
         self.api = httpx.Client(
             base_url=f"{self.url}/api", transport=_Patient(), timeout=30, trust_env=False
         )
+        self.shim_port = free_port()
+        self.shim_url = f"http://127.0.0.1:{self.shim_port}"
+        self.shim = httpx.Client(
+            base_url=self.shim_url,
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=60,
+            trust_env=False,
+        )
         self.killed = False
         self._lines: list[str] = []
         self._ended = False
         self._changed = Condition()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stillreel.cli", "up"],
-            env=env_of(home) | {"STILLREEL_PREFECT_PORT": str(port)} | dict(env),
+            env=env_of(home)
+            | {"STILLREEL_PREFECT_PORT": str(port), "STILLREEL_API_PORT": str(self.shim_port)}
+            | {"STILLREEL_API_KEY": KEY}
+            | dict(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -134,6 +146,7 @@ class Stack:
     def stop(self) -> None:
         """End it by SIGTERM, and assert that it ends with 0 and leaves no process behind."""
         self.api.close()
+        self.shim.close()
         self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(STOP_SECONDS)

@@ -1,10 +1,13 @@
-"""Real servers and processes: one installation, with an S3 server (moto) as its storage."""
+"""Real servers and processes: one installation, with an S3 server (moto) as its storage.
+
+Where signatures and their end matter, `radosgw` is the S3 server; `postgres` is a database server.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +15,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tests.services import postgres as postgres_service
+from tests.services import radosgw as radosgw_service
+from tests.services.radosgw import Radosgw
 from tests.stack import Stack, running_stack
 
 BUCKET = "stillreel-tests"
@@ -24,6 +30,8 @@ class Bucket:
     """A bucket on a server of this machine, and the settings that lead there."""
 
     endpoint: str
+    access_key: str = "tests"
+    secret_key: str = field(default="tests-secret", repr=False)
 
     @property
     def env(self) -> dict[str, str]:
@@ -31,8 +39,8 @@ class Bucket:
             "S3_BUCKET": BUCKET,
             "S3_ENDPOINT": self.endpoint,
             "S3_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "tests-secret",
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
         }
 
     @cached_property
@@ -41,12 +49,14 @@ class Bucket:
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
-            aws_access_key_id="tests",
-            aws_secret_access_key="tests-secret",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
         )
 
     def keys(self) -> set[str]:
-        return {found["Key"] for found in self.client.list_objects_v2(Bucket=BUCKET)["Contents"]}
+        return {
+            found["Key"] for found in self.client.list_objects_v2(Bucket=BUCKET).get("Contents", ())
+        }
 
     def read(self, key: str) -> bytes:
         return self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
@@ -67,3 +77,27 @@ def bucket() -> Iterator[Bucket]:
 def stack(bucket: Bucket) -> Iterator[Stack]:
     with running_stack(STILLREEL_PREVIEW_SECONDS_PER_STEP="0.5", **bucket.env) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def radosgw(require: Callable[[str, bool], None]) -> Iterator[Radosgw]:
+    """An S3 server that checks what it is shown."""
+    require("radosgw (tests/services/install.sh)", radosgw_service.is_installed())
+    with radosgw_service.running_radosgw() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def real_bucket(radosgw: Radosgw) -> Bucket:
+    """As `bucket`, on that server."""
+    made = Bucket(radosgw.endpoint, radosgw.access_key, radosgw.secret_key)
+    made.client.create_bucket(Bucket=BUCKET)
+    return made
+
+
+@pytest.fixture(scope="session")
+def postgres(require: Callable[[str, bool], None]) -> Iterator[str]:
+    """The address of a database; `create_database` gives a test one of its own beside it."""
+    require("Postgres (tests/services/install.sh)", postgres_service.is_installed())
+    with postgres_service.running_postgres() as url:
+        yield url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import gzip
+import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -24,10 +25,18 @@ from stillreel.errors import (
     ImageRejected,
     ImageTooLarge,
     ImageUnavailable,
-    SettingsInvalid,
     StillreelError,
 )
-from stillreel.guard import GuardedTransport, fetch_bytes, wait_for
+from stillreel.guard import (
+    EVERYWHERE,
+    GuardedTransport,
+    check_url,
+    fetch_bytes,
+    is_public,
+    wait_for,
+    warn_of_allowed,
+)
+from stillreel.settings import get_settings
 from tests.receiver import (
     Answer,
     answer,
@@ -40,12 +49,18 @@ from tests.receiver import (
     reset,
 )
 
-LOOPBACK = ("127.0.0.1",)
+PUBLIC = "1.1.1.1"
 Resolve = Callable[..., None]
 
 
-def fetch(url: str, *, allow: tuple[str, ...] = LOOPBACK, seconds: float = 10) -> bytes:
-    return wait_for(fetch_bytes(url, limit=100_000, seconds=seconds, allow=allow))[0]
+def pair(url: str) -> str:
+    return url.partition("//")[2].partition("/")[0]
+
+
+def fetch(url: str, *, allow: tuple[str, ...] | None = None, seconds: float = 10) -> bytes:
+    """What is at `url`, whose own pair is allowed unless `allow` says what is."""
+    pairs = (pair(url),) if allow is None else allow
+    return wait_for(fetch_bytes(url, limit=100_000, seconds=seconds, allow=pairs))[0]
 
 
 @pytest.fixture
@@ -55,27 +70,46 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
     def plan(*answers: str | list[str] | OSError) -> None:
         queue = list(answers)
 
-        async def getaddrinfo(loop: Any, host: str, port: int, **_: Any) -> list[Any]:
+        def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
             found = queue.pop(0) if len(queue) > 1 else queue[0]
             if isinstance(found, OSError):
                 raise found
             addresses = [found] if isinstance(found, str) else found
             return [(0, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-        monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     return plan
+
+
+@pytest.fixture
+def internet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was dialled; PUBLIC leads to 127.0.0.1, as if a receiver there were in the internet."""
+    dialled: list[str] = []
+    dial = asyncio.base_events.BaseEventLoop.create_connection
+
+    async def connect(loop: Any, factory: Any, host: str, *args: Any, **options: Any) -> Any:
+        dialled.append(host)
+        there = "127.0.0.1" if host == PUBLIC else host
+        return await dial(loop, factory, there, *args, **options)
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "create_connection", connect)
+    return dialled
 
 
 @pytest.mark.parametrize(
     "host",
     [
         "127.0.0.1",
+        "127.0.0.1.",
         "localhost",
+        "localhost.",
+        "LOCALHOST",
         "2130706433",
         "017700000001",
         "0x7f000001",
         "0x7f.1",
+        "0x7F.0.0.01",
         "127.1",
         "0.0.0.0",
         "0",
@@ -171,8 +205,7 @@ def test_no_text_breaks_the_guard(rest: str, resolve: Resolve) -> None:
     st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6), st.ip_addresses(v=6, network="2000::/3"))
 )
 def test_no_address_that_ipaddress_calls_private_is_called(address: Any) -> None:
-    transport = GuardedTransport()
-    assert not transport._may_call(address) or ip_address(str(address)).is_global
+    assert not is_public(address) or ip_address(str(address)).is_global
 
 
 def test_one_private_address_among_public_ones_refuses_the_host(resolve: Resolve) -> None:
@@ -197,36 +230,202 @@ def test_a_resolver_that_fails_for_now_is_worth_a_retry(resolve: Resolve) -> Non
         fetch("http://some.example/")
 
 
-def test_an_allowed_address_is_fetched_with_its_name_as_host(resolve: Resolve) -> None:
+def test_a_pair_is_fetched_with_its_name_as_host(resolve: Resolve) -> None:
     resolve("127.0.0.1")
     with receiver(answer(200, b"picture", Content_Type="image/png")) as server:
-        url = f"http://media.example:{server.port}/a?b=c"
-        fetched = wait_for(fetch_bytes(url, limit=7, seconds=10, allow=LOOPBACK))
+        named = f"media.example:{server.port}"
+        url = f"http://{named}/a?b=c"
+        fetched = wait_for(fetch_bytes(url, limit=7, seconds=10, allow=(named,)))
     assert fetched == (b"picture", "image/png")
     assert server.requests[0].path == "/a?b=c"
-    assert server.requests[0].headers["host"] == f"media.example:{server.port}"
+    assert server.requests[0].headers["host"] == named
 
 
-def test_a_second_dns_answer_is_never_asked_for(resolve: Resolve) -> None:
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("localhost", "LocalHost"),
+        ("[::1]", "[::1]"),
+    ],
+)
+def test_a_pair_admits_its_host_and_port(allowed: str, host: str) -> None:
+    listening = "::1" if ":" in host else "127.0.0.1"
+    with receiver(answer(200, b"picture"), host=listening) as server:
+        allow = ("other.example:1", f"{allowed}:{server.port}")
+        assert fetch(f"http://{host}:{server.port}/", allow=allow) == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("127.0.0.1", "127.0.0.1."),
+        ("127.0.0.1", "127.1"),
+        ("127.0.0.1", "2130706433"),
+        ("127.0.0.1", "0x7f000001"),
+        ("127.0.0.1", "017700000001"),
+        ("127.0.0.1", "127.0.0.2"),
+        ("127.0.0.1", "[::ffff:127.0.0.1]"),
+        ("127.0.0.1", "[::ffff:7f00:1]"),
+        ("127.0.0.1", "[64:ff9b::7f00:1]"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("127.0.0.1", "user@127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        ("localhost", "localhost."),
+        ("localhost", "a.localhost"),
+        ("localhost", "%6cocalhost"),
+        ("[::1]", "[0:0:0:0:0:0:0:1]"),
+        ("[::1]", "[::0:1]"),
+        ("0.0.0.0", "127.0.0.1"),
+    ],
+)
+def test_a_pair_admits_no_other_name_of_its_address(allowed: str, host: str) -> None:
+    with receiver() as server, pytest.raises(AddressRefused) as caught:
+        fetch(f"http://{host}:{server.port}/", allow=(f"{allowed}:{server.port}",))
+    assert caught.value.message == AddressRefused().message
+    assert server.requests == []
+
+
+def test_a_pair_admits_no_other_port() -> None:
+    with receiver() as other, receiver() as server, pytest.raises(AddressRefused):
+        fetch(other.url, allow=(pair(server.url),))
+    assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"), [("http://inner.example/", 80), ("https://inner.example/", 443)]
+)
+def test_a_url_without_a_port_has_that_of_its_scheme(
+    url: str, allowed: int, resolve: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve("10.0.0.1")
+
+    async def connect(*_: Any, **__: Any) -> Any:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "create_connection", connect)
+    with pytest.raises(ImageFetchFailed):
+        fetch(url, allow=(f"inner.example:{allowed}",))
+    with pytest.raises(AddressRefused):
+        fetch(url, allow=("inner.example:8080",))
+
+
+def test_a_second_dns_answer_is_never_asked_for(resolve: Resolve, internet: list[str]) -> None:
+    resolve(PUBLIC, "127.0.0.2")
+    with (
+        receiver(answer(200, b"outer")) as outer,
+        receiver(answer(200, b"inner"), host="127.0.0.2", port=outer.port) as inner,
+    ):
+        assert fetch(f"http://rebind.example:{outer.port}/", allow=()) == b"outer"
+    assert internet == [PUBLIC]
+    assert inner.requests == []
+
+
+def test_a_pairs_name_is_resolved_once_too(resolve: Resolve) -> None:
     resolve("127.0.0.1", "127.0.0.2")
     with (
         receiver(answer(200, b"outer")) as outer,
         receiver(answer(200, b"inner"), host="127.0.0.2", port=outer.port) as inner,
     ):
-        assert fetch(f"http://rebind.example:{outer.port}/") == b"outer"
+        assert fetch(f"http://media.example:{outer.port}/") == b"outer"
     assert inner.requests == []
 
 
-def test_each_hop_of_a_redirect_is_checked_again(resolve: Resolve) -> None:
-    resolve("127.0.0.1", "127.0.0.2")
+def test_each_hop_of_a_redirect_is_checked_again(resolve: Resolve, internet: list[str]) -> None:
+    resolve(PUBLIC, "127.0.0.2")
     with (
         receiver(redirect("/again")) as outer,
         receiver(host="127.0.0.2", port=outer.port) as inner,
         pytest.raises(AddressRefused),
     ):
-        fetch(f"http://rebind.example:{outer.port}/")
+        fetch(f"http://rebind.example:{outer.port}/", allow=())
     assert [request.path for request in outer.requests] == ["/"]
+    assert internet == [PUBLIC]
     assert inner.requests == []
+
+
+@pytest.mark.usefixtures("internet")
+def test_a_public_server_may_redirect_to_a_pair_only() -> None:
+    with receiver(answer(200, b"picture")) as inner, receiver(redirect(inner.url)) as outer:
+        url = f"http://{PUBLIC}:{outer.port}/"
+        assert fetch(url, allow=(pair(inner.url),)) == b"picture"
+        for allow in ((), (f"127.0.0.1:{outer.port}",), (f"localhost:{inner.port}",)):
+            with pytest.raises(AddressRefused):
+                fetch(url, allow=allow)
+    assert len(inner.requests) == 1
+
+
+def test_a_url_of_the_operators_may_be_anywhere_but_stays_plain_http() -> None:
+    with receiver(answer(200, b"picture")) as server:
+        assert fetch(server.url, allow=EVERYWHERE) == b"picture"
+        for url in ("ftp://127.0.0.1/", f"http://u:p@127.0.0.1:{server.port}/"):
+            with pytest.raises(AddressRefused):
+                fetch(url, allow=EVERYWHERE)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "allow"),
+    [
+        ("http://1.1.1.1/a.png", ()),
+        ("https://[2606:4700:4700::1111]/", ()),
+        ("http://127.0.0.1:9000/", ("127.0.0.1:9000",)),
+        ("http://10.0.0.1:9000/", EVERYWHERE),
+    ],
+)
+def test_a_url_that_may_be_called_passes_beforehand(url: str, allow: tuple[str, ...]) -> None:
+    wait_for(check_url(url, allow))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://[",
+        "http://\x00/",
+        "ftp://1.1.1.1/",
+        "http://user@1.1.1.1/",
+        "http://127.0.0.1:9001/",
+        "http://localhost:9000/",
+        "http://169.254.169.254/",
+    ],
+)
+def test_a_url_that_may_not_be_called_is_refused_beforehand(url: str) -> None:
+    with pytest.raises(AddressRefused) as caught:
+        wait_for(check_url(url, ("127.0.0.1:9000",)))
+    assert caught.value.message == AddressRefused().message
+
+
+def test_what_passed_beforehand_is_checked_again_at_the_call(resolve: Resolve) -> None:
+    resolve(PUBLIC, "127.0.0.1")
+    with receiver() as server:
+        url = f"http://rebind.example:{server.port}/"
+        wait_for(check_url(url))
+        with pytest.raises(AddressRefused):
+            fetch(url, allow=())
+    assert server.requests == []
+
+
+def test_a_name_that_cannot_be_resolved_now_passes_beforehand(resolve: Resolve) -> None:
+    resolve(socket.gaierror(socket.EAI_AGAIN, "try again"))
+    wait_for(check_url("http://some.example/"))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "told"), [("", []), ("127.0.0.1:9000,[::1]:9000", ["127.0.0.1:9000, [::1]:9000"])]
+)
+def test_allowed_pairs_are_told_in_one_warning(
+    allowed: str,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("STILLREEL_ALLOW_ADDRESSES", allowed)
+    warn_of_allowed(get_settings())
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [pairs for record in warnings for pairs in record.args or ()] == told
 
 
 @pytest.mark.parametrize("host", ["[::1]", "10.0.0.1", "2130706434", "169.254.169.254"])
@@ -264,7 +463,7 @@ def test_endless_redirects_end() -> None:
 def test_the_next_address_is_tried_when_the_first_is_dead(resolve: Resolve) -> None:
     resolve(["::1", "127.0.0.1"])
     with receiver(answer(200, b"picture")) as server:
-        assert fetch(f"http://two.example:{server.port}/", allow=("::1", *LOOPBACK)) == b"picture"
+        assert fetch(f"http://two.example:{server.port}/") == b"picture"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 304])
@@ -304,6 +503,29 @@ def test_the_deadline_covers_a_name_resolution_that_hangs(monkeypatch: pytest.Mo
         with pytest.raises(ImageFetchFailed, match=r"0\.2 s"):
             fetch("http://slow.example/", seconds=0.2)
         assert not released.is_set()
+    finally:
+        released.set()
+
+
+def test_names_that_hang_hold_up_no_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(60) and [])
+
+    async def work() -> str:
+        url = "http://slow.example/"
+        fetches = [fetch_bytes(url, limit=1, seconds=5) for _ in range(100)]
+        tasks = [asyncio.create_task(each) for each in fetches]
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(4):
+                return await asyncio.to_thread(str, "done")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        assert wait_for(work()) == "done"
     finally:
         released.set()
 
@@ -371,11 +593,6 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     assert proxy.requests == []
 
 
-def test_an_allow_that_is_no_network_names_its_variable() -> None:
-    with pytest.raises(SettingsInvalid, match=r"STILLREEL_ALLOW_ADDRESSES.*localhost"):
-        fetch("http://127.0.0.1/", allow=("localhost",))
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for media.example, with its key, in one file."""
@@ -417,7 +634,7 @@ def test_a_pinned_address_still_has_to_prove_its_name(certificate: Path, resolve
     tls = ssl.create_default_context(cafile=str(certificate))
 
     async def get(host: str, port: int) -> bytes:
-        transport = GuardedTransport(LOOPBACK, tls=tls)
+        transport = GuardedTransport((f"{host}:{port}",), tls=tls)
         async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
             return (await client.get(f"https://{host}:{port}/")).content
 

@@ -358,15 +358,15 @@ def test_a_png_depends_on_the_pixels_only() -> None:
 
 
 def test_an_image_is_fetched_within_the_settings() -> None:
-    local = limits(allow_addresses=("127.0.0.1",), image_max_bytes=10)
     with receiver(answer(200, b"0123456789"), answer(200, b"0123456789x"), answer(404)) as server:
+        local = limits(allow_addresses=(f"127.0.0.1:{server.port}",), image_max_bytes=10)
         assert fetch_image(server.url, local) == b"0123456789"
         with pytest.raises(ImageTooLarge):
             fetch_image(server.url, local)
         with pytest.raises(ImageUnavailable):
             fetch_image(server.url, local)
     with receiver(redirect("http://169.254.169.254/")) as server:
-        for chosen in (local, limits()):
+        for chosen in (limits(allow_addresses=(f"127.0.0.1:{server.port}",)), limits()):
             with pytest.raises(AddressRefused):
                 fetch_image(server.url, chosen)
     assert len(server.requests) == 1

@@ -274,8 +274,8 @@ def test_secrets_are_masked_in_mistakes(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        pytest.param("127.0.0.1", ("127.0.0.1",), id="one"),
-        pytest.param(" 127.0.0.1 , 10.0.0.0/8,", ("127.0.0.1", "10.0.0.0/8"), id="blanks"),
+        pytest.param("127.0.0.1:9000", ("127.0.0.1:9000",), id="one"),
+        pytest.param(" [::1]:80 , minio:9000,", ("[::1]:80", "minio:9000"), id="blanks"),
         pytest.param(" , ", (), id="nothing"),
     ],
 )
@@ -292,6 +292,63 @@ def test_lists_are_comma_separated(
     )
     assert settings.fetch.allow_addresses == values
     assert settings.webhook.webhook_plain_urls == values
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("MinIO.Internal:9000", "minio.internal:9000"),
+        ("minio_1:09000", "minio_1:9000"),
+        ("[0:0:0:0:0:0:0:1]:9000", "[::1]:9000"),
+        ("[FD00::A]:65535", "[fd00::a]:65535"),
+        ("xn--bcher-kva.internal:80", "xn--bcher-kva.internal:80"),
+    ],
+)
+def test_a_pair_is_kept_in_its_one_form(
+    monkeypatch: pytest.MonkeyPatch, text: str, pair: str
+) -> None:
+    settings = configured(monkeypatch, {"STILLREEL_ALLOW_ADDRESSES": text})
+    assert settings.fetch.allow_addresses == (pair,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "::1",
+        "::1:9000",
+        "10.0.0.0/8",
+        "10.0.0.0/8:80",
+        "*",
+        "*:80",
+        "*.internal:80",
+        "http://127.0.0.1:9000",
+        "127.0.0.1:9000/path",
+        "user@host:80",
+        "host.:80",
+        ".host:80",
+        "bücher.internal:80",
+        "host:0",
+        "host:65536",
+        "host:-1",
+        "host:٤",
+        ":80",
+        "2130706433:80",
+        "127.1:80",
+        "127.0.0.01:80",
+        "0x7f000001:80",
+        "0x7f.0.0.0x1:80",
+        "[fe80::1%eth0]:80",
+    ],
+)
+def test_what_is_no_pair_is_refused_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (line,) = mistakes(monkeypatch, {"STILLREEL_ALLOW_ADDRESSES": f"127.0.0.1:9000,{text}"})
+    assert "STILLREEL_ALLOW_ADDRESSES" in line
+    assert repr(text) in line
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from stillreel.errors import (
 from stillreel.job import JobStatus, Notification
 from stillreel.settings import FetchSettings, WebhookSettings
 from stillreel.signing import signature_headers, standard_secret
-from stillreel.webhook import body_of, deliver
+from stillreel.webhook import ReceiverGone, body_of, deliver, make_notification, tell_api
 from tests.receiver import (
     Answer,
     Receiver,
@@ -42,7 +42,6 @@ NEW = "whsec_" + b64encode(b"n" * 32).decode()
 OLD = "whsec_" + b64encode(b"o" * 32).decode()
 OTHER = "whsec_" + b64encode(b"x" * 32).decode()
 AT = datetime(2026, 3, 1, 12, 30, 15, 250_000, UTC)
-LOCAL = FetchSettings.model_validate({"allow_addresses": ("127.0.0.1",)})
 PUBLIC_ONLY = FetchSettings.model_validate({})
 DONE = Notification(
     at=AT,
@@ -52,6 +51,19 @@ DONE = Notification(
     video_url="https://cdn.example/output.mp4",
     data={"seconds": 5.0, "model": "preview"},
 )
+RECEIPT = {
+    "model": {"name": "preview", "seed": 7},
+    "video": {
+        "video": "outputs/a/output.mp4",
+        "poster": "outputs/a/poster.jpg",
+        "teaser": "outputs/a/teaser.mp4",
+        "width": 128,
+        "sha256": "abc",
+    },
+    "cost": {"usd": 0.01},
+    "took": {"gpu_seconds": 3.5},
+    "warnings": ["small"],
+}
 
 
 def configured(secret: str = NEW, previous: str = "", **fields: object) -> WebhookSettings:
@@ -61,7 +73,11 @@ def configured(secret: str = NEW, previous: str = "", **fields: object) -> Webho
 
 
 def send(server: Receiver, settings: WebhookSettings | None = None) -> None:
-    deliver(server.url, DONE, settings or configured(), LOCAL)
+    deliver(server.url, DONE, settings or configured(), allowing(server))
+
+
+def allowing(server: Receiver) -> FetchSettings:
+    return FetchSettings.model_validate({"allow_addresses": (f"{server.host}:{server.port}",)})
 
 
 def test_a_delivery_verifies_with_the_standard_client() -> None:
@@ -180,12 +196,57 @@ def test_a_body_stays_below_twenty_kilobytes(update: dict[str, object]) -> None:
     assert json.loads(body)["data"]["status"] == "completed"
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_notification_says_what_the_receipt_says(number: int) -> None:
+    made = make_notification(
+        "job_0123456789",
+        number,
+        JobStatus.COMPLETED,
+        at=AT,
+        receipt=RECEIPT,
+        more={"batch_id": "batch_1"},
+        url=lambda key: f"https://cdn.example/{key}",
+    )
+    message = json.loads(body_of(made))
+    assert (made.id, made.at) == (f"job_0123456789-r{number}", AT)
+    assert message["video_url"] == "https://cdn.example/outputs/a/output.mp4"
+    assert message["data"] == {
+        "job_id": "job_0123456789",
+        "status": "completed",
+        "round": number,
+        "batch_id": "batch_1",
+        "model": "preview",
+        "seed": 7,
+        "poster_url": "https://cdn.example/outputs/a/poster.jpg",
+        "teaser_url": "https://cdn.example/outputs/a/teaser.mp4",
+        "video": {"width": 128, "sha256": "abc"},
+        "cost": {"usd": 0.01, "gpu_seconds": 3.5},
+        "warnings": ["small"],
+    }
+
+
+def test_a_job_without_a_receipt_has_no_video() -> None:
+    made = make_notification("job_0123456789", 1, JobStatus.EXPIRED, at=AT, error="Late.", url=str)
+    message = json.loads(body_of(made))
+    assert (message["video_url"], message["error"]) == (None, "Late.")
+    assert message["data"] == {"round": 1, "job_id": "job_0123456789", "status": "expired"}
+
+
+def test_the_api_is_told_with_the_token_of_the_run_only() -> None:
+    with receiver() as api:
+        tell_api(api.url, "token", job_id="job_1", status=JobStatus.CANCELLED, seconds=5)
+    [request] = api.requests
+    assert json.loads(request.body) == {"job_id": "job_1", "status": "failed", "video_url": None}
+    assert request.headers["authorization"] == "Bearer token"
+    assert not {"webhook-signature", "x-webhook-secret"} & set(request.headers)
+
+
 def test_the_plain_secret_goes_to_registered_addresses_only() -> None:
     with receiver() as own, receiver() as other:
         settings = configured("plain text", webhook_plain_urls=(own.url,))
         deliver(own.url, DONE, settings, PUBLIC_ONLY)
-        deliver(other.url, DONE, settings, LOCAL)
-        deliver(own.url + "?x=1", DONE, settings, LOCAL)
+        deliver(other.url, DONE, settings, allowing(other))
+        deliver(own.url + "?x=1", DONE, settings, allowing(own))
     assert [r.headers.get("x-webhook-secret") for r in own.requests] == ["plain text", None]
     assert "x-webhook-secret" not in other.requests[0].headers
 
@@ -228,6 +289,15 @@ def test_callers_cannot_have_private_addresses_called(url: str) -> None:
     assert caught.value.message == AddressRefused().message
 
 
+def test_a_pair_lets_callers_reach_its_port_only() -> None:
+    with receiver() as server, receiver() as other:
+        deliver(server.url, DONE, configured(), allowing(server))
+        for url in (other.url, f"http://localhost:{server.port}/"):
+            with pytest.raises(AddressRefused):
+                deliver(url, DONE, configured(), allowing(server))
+    assert (len(server.requests), other.requests) == (1, [])
+
+
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_two_hundreds_are_taken(status: int) -> None:
     with receiver(answer(status)) as server:
@@ -238,6 +308,11 @@ def test_two_hundreds_are_taken(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 422])
 def test_a_refusal_is_final(status: int) -> None:
     with receiver(answer(status)) as server, pytest.raises(ReceiverRefused, match=str(status)):
+        send(server)
+
+
+def test_a_receiver_that_is_gone_is_told_apart() -> None:
+    with receiver(answer(410)) as server, pytest.raises(ReceiverGone):
         send(server)
 
 

@@ -14,27 +14,30 @@ from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import av
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Cancelled, Failed
+from prefect.flow_engine import run_flow
+from prefect.states import Cancelled, Failed, Pending
 from prefect.utilities.callables import parameter_schema
 
 from stillreel import hooks
 from stillreel.errors import ImageError, RequestRejected, StaleExecution, StillreelError
+from stillreel.execution import Execution, assert_current, current_execution
 from stillreel.job import JobSpec, Prepared, Video
-from stillreel.jobs import Execution, assert_current
+from stillreel.jobs import marks
 from stillreel.settings import get_settings
 from stillreel.storage import Storage
 from tasks.cache_keys import host_task_key, task_key
 from tests.fake_backend import make_shot
-from tests.receiver import Receiver, answer, receiver
+from tests.receiver import Exchange, Receiver, answer, receiver
 
 from .conftest import (
     SECONDS,
@@ -241,19 +244,21 @@ def test_the_key_of_a_step_is_the_same_in_another_process() -> None:
     assert done.stdout.strip().split("|") == some_keys(str(run_id))
 
 
-def test_keys_differ_by_task_run_and_inputs_and_not_by_execution() -> None:
+def test_keys_differ_by_task_run_and_inputs_and_not_by_execution_or_round() -> None:
     run_id = str(uuid4())
     base = some_keys(run_id)
     assert len(set(base)) == len(base)
     assert not set(base) & set(some_keys(str(uuid4())))
-    assert some_keys(run_id, execution=2) == base
+    assert some_keys(run_id, execution=2, number=2) == base
     assert set(some_keys(run_id, prompt="other")) & set(base) == set()
 
 
-def some_keys(run_id: str, *, execution: int = 1, prompt: str = "zoom") -> list[str]:
+def some_keys(
+    run_id: str, *, execution: int = 1, number: int = 1, prompt: str = "zoom"
+) -> list[str]:
     """The keys of two tasks with equal inputs, and of one on this host."""
     parameters = {
-        "execution": Execution(run_id, "job_1", execution),
+        "execution": Execution(run_id, "job_1", execution, number),
         "spec": JobSpec(prompt=prompt),
         "prepared": Prepared(shot=make_shot(prompt)),
     }
@@ -494,9 +499,10 @@ def test_the_receiver_is_told_with_a_signature(
         None,
     )
     assert message["video_url"] is None  # the storage is a directory of this host
-    assert message["data"]["video"]["key"] == video.key
+    assert message["data"]["round"] == 1
     assert message["type"] == "video.completed"
     assert message["data"]["video"]["sha256"] == video.sha256
+    assert job.run.labels[marks.DELIVERED] == 1
     job.video()
     assert len(heard.requests) == 1  # a second execution tells nothing new
 
@@ -572,6 +578,58 @@ def test_nothing_is_told_of_a_run_that_fails_or_is_cancelled_after_its_receipt(
     assert len(heard.requests) == 1
 
 
+@pytest.mark.parametrize("how", ["completed", "failed"])
+@pytest.mark.parametrize("has_token", [True, False], ids=["run of the API", "run of the form"])
+def test_where_there_is_an_api_the_keeper_tells(
+    make_job: MakeJob,
+    listen: Callable[..., Receiver],
+    monkeypatch: pytest.MonkeyPatch,
+    has_token: bool,
+    how: str,
+) -> None:
+    """A run of the API says to it that there is news; nobody but the API tells a receiver."""
+    heard = listen()
+    job = make_job(prompt="zoom" if how == "completed" else "")
+    if has_token:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run_labels(job.run_id, {marks.TOKEN: "the-token"})
+    with receiver() as api:
+        monkeypatch.setenv("STILLREEL_API_URL", api.url)
+        get_settings.cache_clear()
+        assert job.execute().name == how.capitalize()
+    said = [json.loads(request.body) for request in api.requests]
+    news = {"job_id": job.job_id, "status": how, "video_url": None}
+    assert said == ([news] if has_token else [])
+    assert [r.path for r in api.requests] == ["/webhook/complete"] * len(said)
+    assert [r.headers["authorization"] for r in api.requests] == ["Bearer the-token"] * len(said)
+    assert heard.requests == []
+    assert marks.DELIVERED not in job.run.labels
+
+
+def test_a_run_of_the_api_is_not_told_by_a_host_that_does_not_know_the_api(
+    make_job: MakeJob, listen: Callable[..., Receiver]
+) -> None:
+    heard = listen()
+    job = make_job(prompt="zoom")
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(job.run_id, {marks.TOKEN: "the-token"})
+    job.video()
+    assert heard.requests == []
+
+
+def test_an_api_that_is_away_costs_no_video(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiver(answer(503)) as api:
+        monkeypatch.setenv("STILLREEL_API_WEBHOOK_URL", api.url)
+        get_settings.cache_clear()
+        job = make_job(prompt="zoom")
+        with get_client(sync_client=True) as client:
+            client.update_flow_run_labels(job.run_id, {marks.TOKEN: "the-token"})
+        assert job.execute().is_completed()
+    assert len(api.requests) == 3
+
+
 # --- doors ------------------------------------------------------------------------------------
 
 
@@ -598,3 +656,113 @@ def test_an_execution_that_is_not_the_current_one_is_stale(make_job: MakeJob) ->
     job.video()
     with pytest.raises(StaleExecution, match="execution 2 has taken over from 1"):
         assert_current(Execution(str(job.run_id), job.job_id, 1))
+
+
+# --- the fence --------------------------------------------------------------------------------
+
+
+def label(run_id: UUID, **labels: str | int) -> None:
+    """Write labels as the control side does; `deadline=...` is the label `stillreel.deadline`."""
+    with get_client(sync_client=True) as client:
+        named = {f"stillreel.{name}": value for name, value in labels.items()}
+        client.update_flow_run_labels(run_id, named)
+
+
+def no_task_runs(job: Job) -> bool:
+    with get_client(sync_client=True) as client:
+        return not client.read_task_runs(flow_run_filter=job._filter())
+
+
+PAST, FUTURE = "2026-01-01T00:00:00+00:00", "2096-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [({"cancelled": PAST}, "Cancelled"), ({"deadline": PAST}, "Expired")],
+    ids=["cancelled", "late"],
+)
+def test_a_job_that_is_not_wanted_any_more_ends_without_work(
+    make_job: MakeJob, labels: dict[str, str], name: str
+) -> None:
+    job = make_job(prompt="zoom")
+    label(job.run_id, **labels)
+    state = job.execute()
+    assert (state.type.value, state.name) == ("CANCELLED", name)
+    assert job.run.state_name == name
+    assert no_task_runs(job)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"cancelled": "", "deadline": ""}, {"deadline": FUTURE, "round": 2}],
+    ids=["cleared by a retry", "in time"],
+)
+def test_a_job_that_is_wanted_is_made(make_job: MakeJob, labels: dict[str, str | int]) -> None:
+    job = make_job(prompt="zoom")
+    label(job.run_id, **labels)
+    assert job.video().size > 0
+
+
+def test_a_job_that_was_started_in_time_is_made_after_its_deadline(make_job: MakeJob) -> None:
+    job = make_job(prompt="zoom")
+    obstacle = block_outputs(job)
+    reason(job.execute())
+    obstacle.unlink()
+    label(job.run_id, deadline=PAST)
+    assert job.video().size > 0
+
+
+def test_a_job_that_is_cancelled_while_it_is_made_stores_nothing(
+    make_job: MakeJob, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wish comes while the image is fetched; the run finds it before its upload."""
+
+    def cancel_and_answer(exchange: Exchange) -> None:
+        label(jobs[0].run_id, cancelled=PAST)
+        answer(200, png())(exchange)
+
+    with receiver(cancel_and_answer) as source:
+        monkeypatch.setenv("STILLREEL_ALLOW_ADDRESSES", f"127.0.0.1:{source.port}")
+        get_settings.cache_clear()
+        jobs = [make_job(image_url=source.url)]
+        state = jobs[0].execute()
+    assert (state.type.value, state.name) == ("CANCELLED", "Cancelled")
+    assert states(jobs[0].task_runs(4))[-1] == "upload Failed"
+    assert list(storage.list(f"outputs/{jobs[0].job_id}/")) == []
+    assert not work_dir(jobs[0]).exists()
+
+
+def test_a_cancel_after_the_receipt_takes_nothing_back(make_job: MakeJob, storage: Storage) -> None:
+    job = make_job(prompt="zoom")
+    video = job.video()
+    label(job.run_id, cancelled=PAST)
+    assert job.execute().is_cancelled()
+    assert storage.head(video.receipt_key)
+
+
+def test_an_execution_knows_its_round(prefect_api: None) -> None:
+    @flow
+    def tell_round() -> int:
+        return current_execution().round
+
+    with get_client(sync_client=True) as client:
+        runs = [client.create_flow_run(tell_round, state=Pending()) for _ in range(2)]
+        label(runs[1].id, round=3)
+        runs = [client.read_flow_run(run.id) for run in runs]
+    assert [run_flow(tell_round, flow_run=run) for run in runs] == [1, 3]
+
+
+# --- stored images ----------------------------------------------------------------------------
+
+
+def test_a_stored_image_is_taken_instead_of_the_address(
+    make_job: MakeJob, storage: Storage
+) -> None:
+    """The newest, where the caller has put one after the first was copied."""
+    job = make_job(image_url="http://10.0.0.1/gone.jpg", width=0, height=0)
+    keys = [f"inputs/{job.job_id}/input.{name}" for name in ("jpg", "png")]
+    storage.put_bytes(keys[0], png(160, 90), content_type="image/jpeg")
+    storage.put_bytes(keys[1], png(90, 160), content_type="image/png")
+    os.utime(get_settings().host.home / "storage" / keys[0], (1, 1))
+    video = job.video()
+    assert video.height > video.width

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs the servers that some integration tests need, where they are missing (Debian, Ubuntu):
+# Ceph's radosgw with a monitor and a disk daemon (S3), and Postgres with its extensions.
+set -euo pipefail
+
+missing=()
+for package in radosgw ceph-mon ceph-osd; do
+  command -v "$package" >/dev/null || missing+=("$package")
+done
+# Debian's `postgresql-<version>` holds contrib, which has the pg_trgm that Prefect asks for.
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+${as_root[@]+"${as_root[@]}"} apt-get update -qq
+${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive \
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -1,0 +1,58 @@
+"""What is deleted beside objects: the results that Prefect keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from stillreel.jobs.erase import RESULT_VERSION, TASKS, delete_results, result_names
+from stillreel.settings import get_settings
+from stillreel.storage import LocalStorage
+
+RUN, OTHER = "36bdab03-829d-43ff-8c0a-b7d7c28ed1de", "46bdab03-829d-43ff-8c0a-b7d7c28ed1de"
+OWN = [f"infer-1-{RUN}-aa", f"encode-1-{RUN}-bb-host", "5" * 32]
+
+
+def test_the_names_are_those_of_our_tasks() -> None:
+    from tasks import cache_keys
+    from tasks.encode import encode
+    from tasks.fetch_image import fetch_image
+    from tasks.infer import infer
+    from tasks.notify import notify
+    from tasks.upload import upload
+
+    assert {task.name for task in (fetch_image, infer, encode, upload, notify)} == set(TASKS)
+    assert cache_keys.VERSION == RESULT_VERSION
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (f"/srv/results/infer-1-{RUN}-aa", f"infer-1-{RUN}-aa"),
+        (f"results/infer-1-{RUN}-aa", f"infer-1-{RUN}-aa"),
+        ("5" * 32, "5" * 32),
+        (f"infer-1-{OTHER}-aa", None),
+        ("../../../etc/passwd", None),
+        (f"/x-{RUN}-/..", None),
+        ("", None),
+    ],
+)
+def test_only_results_of_the_run_are_named(key: str, name: str | None) -> None:
+    states: list[dict[str, Any]] = [{"data": {"storage_key": key}}, {"data": None}, {}]
+    assert result_names(states, RUN) == ({name} if name else set())
+
+
+def test_results_in_a_bucket_go_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_BUCKET", "videos")
+    storage = LocalStorage(tmp_path)
+    others = [f"infer-1-{OTHER}-aa", "6" * 32]
+    for name in (*OWN, *others):
+        storage.put_bytes(f"results/{name}", b"{}", content_type="application/json")
+    services = cast(Any, SimpleNamespace(storage=storage, settings=get_settings()))
+    delete_results(services, RUN, ["5" * 32])
+    assert [info.key for info in storage.list("results/")] == sorted(f"results/{n}" for n in others)
