@@ -393,6 +393,12 @@ class ApiSettings(_Concern):
             raise ValueError("is not an http or https address")
         return value.rstrip("/")
 
+    @property
+    def local_url(self) -> str:
+        """Where the API is found: the configured address, else this machine's own."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.api_host, self.api_host)  # noqa: S104
+        return self.api_url or f"http://{host}:{self.api_port}"
+
 
 class FleetSettings(_Concern):
     """Accounts at providers of rented hosts."""

@@ -74,7 +74,7 @@ class Server:
         if url and key:
             return cls(_checked_url(url), _checked_key(key))
         settings = _settings(ApiSettings)
-        own = settings.api_url or _own_address(settings)
+        own = settings.local_url
         found = _checked_url(url or own)
         key = key or settings.api_key.get_secret_value().strip()
         # The file's key belongs to this machine's own API; no other address is shown it.
@@ -120,11 +120,6 @@ def check(response: httpx.Response) -> httpx.Response:
     if not response.is_success:
         raise failure_of(response)
     return response
-
-
-def _own_address(settings: ApiSettings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.api_host, settings.api_host)  # noqa: S104
-    return f"http://{host}:{settings.api_port}"
 
 
 def _kept_key() -> str:
