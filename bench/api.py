@@ -46,10 +46,12 @@ def run_all(*, postgres: bool, stored: int, rounds: int) -> list[Row]:
             env["DATABASE_URL"] = stack.enter_context(running_postgres())
         prefect, api = stack.enter_context(_servers(env))
         name = "Postgres" if postgres else "SQLite"
+        _cold_reads(api)  # warms up
+        few = _cold_reads(api)
         rows = _submits(prefect, api, rounds)
         rows += _shim_share(prefect, env)
         rows += _reads(api, rounds)
-        rows += _stored(prefect, api, stored)
+        rows += _stored(prefect, api, stored, few)
         rows += _crowd(prefect)
     return [row | {"size": name} for row in rows]
 
@@ -196,15 +198,14 @@ def _reads(api: str, rounds: int) -> list[Row]:
     ]
 
 
-def _stored(prefect: str, api: str, stored: int) -> list[Row]:
-    """Reads that miss every cache, with few and with many jobs stored."""
-    few = _cold_reads(api)
+def _stored(prefect: str, api: str, stored: int, few: float) -> list[Row]:
+    """Reads that miss the cache with many jobs stored, beside `few` with less than 100."""
     count = httpx.post(f"{prefect}/flow_runs/count", json={}, trust_env=False, timeout=60).json()
     _fill(prefect, stored - count)
     many = _cold_reads(api)
     ratio = many / few
     detail = f"{few * 1000:.1f} ms to {many * 1000:.1f} ms, read from Prefect each time"
-    row = _ratio(f"status read with {stored} jobs stored / {count}", ratio, None, detail)
+    row = _ratio(f"status read with {stored} jobs stored / 100", ratio, None, detail)
     return [row | {"bar": STORED_BAR, "met": ratio <= STORED_BAR}]
 
 
