@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -65,25 +67,11 @@ def open_picture(data: bytes, settings: FetchSettings) -> Picture:
     Its size is checked before anything is decoded. What had to be changed or left out stands in
     its warnings. Raises ImageTooLarge and ImageRejected.
     """
-    if len(data) > settings.image_max_bytes:
-        raise ImageTooLarge(
-            f"The image has {len(data):,} bytes; at most {settings.image_max_bytes:,} are allowed."
-        )
-    if not data:
-        raise ImageRejected("The image has 0 bytes; send the file's content.")
     notes: list[str] = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow has to say is checked here or by load()
-            image, name = _decode(data, settings.image_max_pixels, notes)
-            _turn_upright(image, notes)
-            image = _opaque_srgb(_eight_bit(image, notes), notes)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as exc:
-        raise ImageTooLarge(_too_many_pixels(settings.image_max_pixels)) from exc
-    except Exception as exc:  # a decoder given hostile bytes raises anything
-        raise ImageRejected(_refusal(data, exc)) from exc
+    with _refusing(data, settings):
+        image, name = _decode(data, settings.image_max_pixels, notes)
+        _turn_upright(image, notes)
+        image = _opaque_srgb(_eight_bit(image, notes), notes)
     if min(image.size) < TINY_SIDE:
         notes.append(f"The image is tiny ({image.width}x{image.height} pixels).")
     return Picture(image, sha256(data).hexdigest(), tuple(notes), name)
@@ -94,25 +82,8 @@ def probe_picture(data: bytes, settings: FetchSettings) -> str:
 
     Raises ImageTooLarge and ImageRejected for what a header shows; decoding checks the rest.
     """
-    if len(data) > settings.image_max_bytes:
-        raise ImageTooLarge(
-            f"The image has {len(data):,} bytes; at most {settings.image_max_bytes:,} are allowed."
-        )
-    if not data:
-        raise ImageRejected("The image has 0 bytes; send the file's content.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                _check_pixels(image.size, settings.image_max_pixels)
-                _check_cost(image, data, settings.image_max_pixels)
-                return EXTENSIONS[str(image.format)]
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as exc:
-        raise ImageTooLarge(_too_many_pixels(settings.image_max_pixels)) from exc
-    except Exception as exc:  # a decoder given hostile bytes raises anything
-        raise ImageRejected(_refusal(data, exc)) from exc
+    with _refusing(data, settings), _open(data, settings.image_max_pixels) as image:
+        return EXTENSIONS[str(image.format)]
 
 
 def fit_picture(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -129,16 +100,43 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def _refusing(data: bytes, settings: FetchSettings) -> Iterator[None]:
+    """Refuses `data` of a wrong size, and whatever a decoder finds wrong with it in the block."""
+    if len(data) > settings.image_max_bytes:
+        raise ImageTooLarge(
+            f"The image has {len(data):,} bytes; at most {settings.image_max_bytes:,} are allowed."
+        )
+    if not data:
+        raise ImageRejected("The image has 0 bytes; send the file's content.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow has to say is checked here or by load()
+            yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(_too_many_pixels(settings.image_max_pixels)) from exc
+    except Exception as exc:  # a decoder given hostile bytes raises anything
+        raise ImageRejected(_refusal(data, exc)) from exc
+
+
 def _decode(data: bytes, max_pixels: int, notes: list[str]) -> tuple[Image.Image, str]:
     """The first frame, decoded, and the name of its format."""
-    image = Image.open(BytesIO(data), formats=FORMATS)
+    image = _open(data, max_pixels)
     name = "JPEG" if image.format == "MPO" else str(image.format)
-    _check_pixels(image.size, max_pixels)
-    _check_cost(image, data, max_pixels)
     if name != "JPEG" and getattr(image, "is_animated", False):
         notes.append("The image has several frames; the first is used.")
     image.load()
     return image, name
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The image by its header, whose size and cost are allowed."""
+    image = Image.open(BytesIO(data), formats=FORMATS)
+    _check_pixels(image.size, max_pixels)
+    _check_cost(image, data, max_pixels)
+    return image
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from stillreel.errors import AddressRefused, ImageRejected, ImageTooLarge, ImageUnavailable
-from stillreel.images import Picture, encode_png, fetch_image, fit_picture, open_picture
+from stillreel.images import (
+    Picture,
+    encode_png,
+    fetch_image,
+    fit_picture,
+    open_picture,
+    probe_picture,
+)
 from stillreel.settings import FetchSettings
 from tests.receiver import answer, receiver, redirect
 
@@ -125,13 +133,15 @@ def tiff_with_a_huge_tile() -> bytes:
 )
 def test_too_many_declared_pixels_are_refused_undecoded(data: bytes) -> None:
     assert len(data) < 2000
-    with pytest.raises(ImageTooLarge, match="1,000,000"):
-        open_picture(data, LIMITS)
+    for look in (open_picture, probe_picture):
+        with pytest.raises(ImageTooLarge, match="1,000,000"):
+            look(data, LIMITS)
 
 
 def test_too_many_bytes_are_refused() -> None:
-    with pytest.raises(ImageTooLarge, match="1,000"):
-        open_picture(saved(noise(), "PNG"), limits(image_max_bytes=1000))
+    for look in (open_picture, probe_picture):
+        with pytest.raises(ImageTooLarge, match="1,000"):
+            look(saved(noise(), "PNG"), limits(image_max_bytes=1000))
 
 
 def many_scans() -> bytes:
@@ -168,6 +178,32 @@ def test_what_is_no_usable_image_is_refused(data: bytes, text: str) -> None:
         open_picture(data, LIMITS)
 
 
+@pytest.mark.parametrize(
+    ("kind", "extension"),
+    [
+        ("JPEG", "jpg"),
+        ("MPO", "jpg"),
+        ("PNG", "png"),
+        ("WEBP", "webp"),
+        ("GIF", "gif"),
+        ("BMP", "bmp"),
+        ("TIFF", "tiff"),
+        ("AVIF", "avif"),
+    ],
+)
+def test_a_header_tells_the_format(kind: str, extension: str) -> None:
+    assert probe_picture(saved(noise(), kind), LIMITS) == extension
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"", "0 bytes"), (b"%PDF-1.7\n%", "not an image"), (many_scans(), "scans")],
+)
+def test_what_a_header_shows_to_be_no_image_is_refused(data: bytes, text: str) -> None:
+    with pytest.raises(ImageRejected, match=text):
+        probe_picture(data, LIMITS)
+
+
 GOOD = [
     saved(noise(16, 16), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 ]
@@ -183,6 +219,8 @@ GOOD = [
     )
 )
 def test_no_bytes_raise_anything_but_our_errors(data: bytes) -> None:
+    with suppress(ImageRejected, ImageTooLarge):
+        probe_picture(data, LIMITS)
     try:
         picture = open_picture(data, LIMITS)
     except (ImageRejected, ImageTooLarge):
