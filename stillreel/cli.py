@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from pathlib import Path
 from tempfile import mkstemp
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import stamina
 import stamina.instrumentation
 import typer
-from rich.console import Console
 
-from stillreel import __version__, cli_jobs, cli_owners
+from stillreel import __version__, cli_jobs, cli_keys, cli_owners
+from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
     ApiError,
     DeploymentInvalid,
@@ -31,9 +30,7 @@ from stillreel.errors import (
     StorageRefused,
     TooManyRequests,
 )
-
-if TYPE_CHECKING:
-    from stillreel.settings import Settings
+from stillreel.terminal import JsonFlag, err, print_json, say, say_error
 
 app = typer.Typer(
     name="stillreel",
@@ -42,11 +39,8 @@ app = typer.Typer(
     help="One still image in, one finished video out, on GPUs you rent by the hour.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True, highlight=False)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SETTINGS = 1, 2, 3
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def main() -> None:
@@ -55,20 +49,18 @@ def main() -> None:
     try:
         app()
     except StillreelError as exc:
-        err.print(f"[bold red]error[/] ({exc.code}): ", end="")
-        err.print(exc.message, markup=False, soft_wrap=True)
+        say_error(exc.code, exc.message)
         sys.exit(exit_code(exc))
     except KeyboardInterrupt:
-        err.print("stopped")
+        say("stopped")
         sys.exit(130)
     except Exception as exc:  # whatever we did not foresee
         what = " ".join(f"{type(exc).__name__}: {exc}".split())[:400]
-        text = (
+        say_error(
+            "internal",
             f"{what}; this is a bug or something we did not foresee; "
-            f"the details are in {_write_traceback()}"
+            f"the details are in {_write_traceback()}",
         )
-        err.print("[bold red]error[/] (internal): ", end="")
-        err.print(text, markup=False, soft_wrap=True)
         sys.exit(EXIT_FAILED)
 
 
@@ -130,7 +122,7 @@ def generate(
 
     if image is not None and scene:
         raise RequestRejected("give an IMAGE or --scene, not both")
-    settings = _settings()
+    settings = home_settings()
     limit = settings.fetch.image_max_bytes
     data = draw_image() if scene else read_image(image, limit) if image else None
     name = f"{image.stem if image else 'scene' if scene else 'video'}.mp4"
@@ -152,9 +144,9 @@ def generate(
             data, values, target.absolute(), settings=settings, listener=listener, source=image
         )
     for warning in made.warnings:
-        err.print(f"note: {warning}", markup=False, soft_wrap=True)
+        say(f"note: {warning}")
     if as_json:
-        _print_json(made.to_json())
+        print_json(made.to_json())
         return
     run_url = api_url(settings).removesuffix("/api")
     typer.echo(
@@ -174,7 +166,7 @@ def up(
     """Run the whole stack on this machine: Prefect server, HTTP API, deployments and a host."""
     from stillreel.up import run_up
 
-    run_up(_settings(), pool=pool, model=model)
+    run_up(home_settings(), pool=pool, model=model)
 
 
 @app.command()
@@ -188,8 +180,8 @@ def host(
     """
     from stillreel.host import run_host
 
-    settings = _settings()
-    _need_api()
+    settings = home_settings()
+    need_api()
     run_host(settings, pool=pool, model=model)
 
 
@@ -199,11 +191,7 @@ def api() -> None:
 
     Needs PREFECT_API_URL.
     """
-    from stillreel.prefect_env import apply, common_env
-
-    settings = _settings()
-    _need_api()
-    apply(common_env(settings))
+    settings = prefect_settings()
     from stillreel.api.server import run_api
 
     run_api(settings)
@@ -217,11 +205,7 @@ def keeper() -> None:
     """
     import asyncio
 
-    from stillreel.prefect_env import apply, common_env
-
-    settings = _settings()
-    _need_api()
-    apply(common_env(settings))
+    settings = prefect_settings()
     from stillreel.api.middleware import install_logging
     from stillreel.keeper import run_keeper
 
@@ -237,16 +221,12 @@ def deploy(as_json: JsonFlag = False) -> None:
     """
     import anyio
 
-    from stillreel.prefect_env import apply, common_env
-
-    settings = _settings()
-    _need_api()
-    apply(common_env(settings))
+    settings = prefect_settings()
     from stillreel.deploy import deploy as make
 
     names = anyio.run(make, settings)
     if as_json:
-        _print_json(names)
+        print_json(names)
         return
     for name in names:
         typer.echo(f"deployed {name}")
@@ -268,30 +248,7 @@ def version() -> None:
 
 cli_jobs.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
-app.add_typer(cli_owners.keys, name="keys")
-
-
-def _settings() -> Settings:
-    """The settings, with a home that can be used."""
-    from stillreel.settings import get_settings, make_home
-
-    settings = get_settings()
-    make_home(settings)
-    return settings
-
-
-def _need_api() -> None:
-    from stillreel.prefect_env import pin_api
-
-    if not pin_api():
-        raise SettingsInvalid(
-            "PREFECT_API_URL is not set; set it to your Prefect server's address, e.g. "
-            "http://127.0.0.1:4200/api, or run `stillreel up` to have everything on this machine"
-        )
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+app.add_typer(cli_keys.keys, name="keys")
 
 
 if __name__ == "__main__":

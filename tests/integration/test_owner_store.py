@@ -18,7 +18,7 @@ from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 from typer.testing import CliRunner, Result
 
-from stillreel import cli_owners
+from stillreel import cli_keys, cli_owners
 from stillreel.errors import (
     PrefectRefused,
     PrefectUnavailable,
@@ -511,7 +511,7 @@ def run(prefect_server: None) -> Iterator[Any]:
     """`run("keys", "list")` is the command line in this process."""
     root = typer.Typer()
     root.add_typer(cli_owners.owners, name="owners")
-    root.add_typer(cli_owners.keys, name="keys")
+    root.add_typer(cli_keys.keys, name="keys")
     before = dict(os.environ)
 
     def call(*arguments: str) -> Result:
