@@ -27,10 +27,9 @@ from tasks.upload import upload
 
 
 def run_name() -> str:
-    """A name that a person recognises: the model and the start of the prompt."""
+    """The name of the run that is about to begin."""
     given = runtime_run.parameters
-    words = " ".join(str(given.get("prompt", "")).split())[:50]
-    return f"{given.get('model', 'preview')}: {words or 'from image'}"
+    return job.run_name(given.get("model", "preview"), str(given.get("prompt", "")))
 
 
 @flow(

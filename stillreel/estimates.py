@@ -12,9 +12,8 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from stillreel.errors import RequestRejected, StillreelError
-from stillreel.job import JobSpec, JobStatus, Shot, spec_of
+from stillreel.job import PRIORITIES, JobSpec, JobStatus, Shot, spec_of
 from stillreel.jobs import marks
-from stillreel.jobs.queues import PRIORITIES
 from stillreel.jobs.reader import JobReader, Receipt, Snapshot
 from stillreel.jobs.record import Record, record_of
 from stillreel.models.registry import get_model

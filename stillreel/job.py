@@ -18,6 +18,9 @@ from stillreel.errors import RequestRejected
 ModelName = Literal["preview", "wan-2.2", "ltx-2"]
 Codec = Literal["h264", "av1"]
 Quality = Literal["standard", "high"]
+Priority = Literal["high", "default", "backlog"]
+PRIORITIES: tuple[Priority, ...] = ("high", "default", "backlog")
+"""Names of the queues of a pool, served in this order (deployments/pools.yaml)."""
 
 PROMPT_LIMIT = 4000
 """Characters. LTX-2 reads 1024 tokens, WAN 2.2 reads 512: more could only be cut silently."""
@@ -37,6 +40,10 @@ class JobStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+
+
+ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED})
+"""What a job stays in until somebody has it tried again."""
 
 
 class Stage(StrEnum):
@@ -265,6 +272,12 @@ class Notification(_Value):
     video_url: str = ""
     error: str = ""
     data: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+
+def run_name(model: str, prompt: str) -> str:
+    """The name of a job's run, by which a person recognises it: model and start of the prompt."""
+    words = " ".join(prompt.split())[:50]
+    return f"{model}: {words or 'from image'}"
 
 
 def spec_of(values: Mapping[str, Any]) -> JobSpec:

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from stillreel.errors import RequestRejected, SettingsInvalid
-from stillreel.jobs.queues import PRIORITIES, Priority
+from stillreel.job import PRIORITIES, Priority
 from stillreel.server_secret import sign
 
 Scope = Literal["generate", "read", "admin"]

@@ -14,13 +14,17 @@ class Recent(Generic[T]):
     """What `read` gave at most `seconds` ago.
 
     Callers at one time share a reading, and its error too, so that none waits for a reading that
-    failed and then for its own. An error is told to nobody who asks after it.
+    failed and then for its own. An error is told to nobody who asks after it. What is older than
+    `seconds` and not than `stale` is told while a newer reading is under way.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[T]], *, seconds: float) -> None:
-        self._read, self._seconds = read, seconds
+    def __init__(
+        self, read: Callable[[], Awaitable[T]], *, seconds: float, stale: float = 0.0
+    ) -> None:
+        self._read, self._seconds, self._stale = read, seconds, stale
         self._reading: asyncio.Future[T] | None = None
-        self._ended_at = float("-inf")
+        self._ended_at = self._good_at = float("-inf")
+        self._good: asyncio.Future[T] | None = None
 
     async def get(self, *, anew: bool = False) -> T:
         """The value; `anew` reads it now. Raises what `read` raises."""
@@ -28,6 +32,8 @@ class Recent(Generic[T]):
         if reading is None or anew or (reading.done() and self._is_old(reading)):
             reading = self._reading = asyncio.ensure_future(self._read())
             reading.add_done_callback(self._end)
+        if self._good and not anew and time.monotonic() - self._good_at < self._stale:
+            return self._good.result()
         return await asyncio.shield(reading)
 
     def _is_old(self, reading: asyncio.Future[T]) -> bool:
@@ -37,5 +43,6 @@ class Recent(Generic[T]):
 
     def _end(self, reading: asyncio.Future[T]) -> None:
         self._ended_at = time.monotonic()
-        if not reading.cancelled():
-            reading.exception()  # looked at, also where nobody waits for it any more
+        # The exception is looked at here, also where nobody waits for it any more.
+        if not reading.cancelled() and reading.exception() is None:
+            self._good, self._good_at = reading, self._ended_at

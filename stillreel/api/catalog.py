@@ -12,7 +12,7 @@ from stillreel.api.auth import authenticate
 from stillreel.api.bodies import describe_body, read_body
 from stillreel.api.orders import SEED_1_MODEL
 from stillreel.api.problems import PROBLEMS
-from stillreel.api.schemas import GenerateRequest, Priority
+from stillreel.api.schemas import GenerateRequest
 from stillreel.api.services import Services, services_of
 from stillreel.errors import ModelUnavailable
 from stillreel.estimates import (
@@ -24,7 +24,7 @@ from stillreel.estimates import (
     with_image,
     work_of,
 )
-from stillreel.job import PROMPT_LIMIT, SIDE_LIMIT, Codec, JobSpec, Quality, spec_of
+from stillreel.job import PRIORITIES, PROMPT_LIMIT, SIDE_LIMIT, Codec, JobSpec, Quality, spec_of
 from stillreel.jobs.deployments import Deployment
 from stillreel.models.base import ModelSpec
 from stillreel.models.registry import get_model
@@ -217,7 +217,7 @@ async def _facts(services: Services, caller: Caller, deployment: Deployment) -> 
         ],
         codecs=list(get_args(Codec)),
         qualities=list(get_args(Quality)),
-        priorities=[name for name in get_args(Priority) if caller.may_use(name)],
+        priorities=[name for name in PRIORITIES if caller.may_use(name)],
         prompt_max_length=PROMPT_LIMIT,
         typical=TypicalCost(**_typical(await services.estimates.guess(work))),
     )

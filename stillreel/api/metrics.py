@@ -23,9 +23,8 @@ from stillreel.api.auth import Admin
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.services import Services, services_of
 from stillreel.errors import PrefectUnavailable, StillreelError
-from stillreel.job import JobStatus, Stage
+from stillreel.job import PRIORITIES, JobStatus, Stage
 from stillreel.jobs import marks
-from stillreel.jobs.queues import PRIORITIES
 from stillreel.jobs.reader import Receipt
 from stillreel.jobs.record import EXPIRED_STATE
 from stillreel.usage import Used, add_up, read_ended

@@ -25,10 +25,9 @@ from stillreel.errors import (
     Unauthorized,
 )
 from stillreel.images import probe_picture
-from stillreel.job import JobSpec, spec_of
+from stillreel.job import JobSpec, Priority, spec_of
 from stillreel.jobs import marks
 from stillreel.jobs.ids import derive, mint, minted_at
-from stillreel.jobs.queues import Priority
 from stillreel.jobs.reader import Snapshot
 from stillreel.jobs.record import Record
 from stillreel.jobs.submit import Order, Submitted

@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from stillreel import job
-from stillreel.job import JobStatus, Stage
-
-Priority = Literal["high", "default", "backlog"]
+from stillreel.job import JobStatus, Priority, Stage
 
 _IMAGE_URL = "https://example.com/image.jpg"
 _PROMPT = "A cinematic video of the scene"

@@ -15,6 +15,7 @@ from stillreel.estimates import Estimates
 from stillreel.jobs.act import JobActions
 from stillreel.jobs.deployments import Deployments
 from stillreel.jobs.listing import JobLister
+from stillreel.jobs.places import Places
 from stillreel.jobs.queues import Queues
 from stillreel.jobs.reader import JobReader
 from stillreel.jobs.record import Record
@@ -90,7 +91,7 @@ def build_services(
     links = Links(local_url(settings), secret)
     storage = open_storage(settings.storage, settings.host.home, links)
     queues = Queues(api)
-    reader = JobReader(api, storage, queues)
+    reader = JobReader(api, storage, Places(api))
     estimates = Estimates(api, reader, usd_per_hour=settings.host.host_price)
     return Services(
         settings=settings,

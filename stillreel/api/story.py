@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from stillreel.api.schemas import iso
-from stillreel.job import JobStatus
+from stillreel.job import ENDED, JobStatus
 from stillreel.jobs.reader import Snapshot
-from stillreel.jobs.record import ENDED, status_of
+from stillreel.jobs.record import status_of
 
 QUIET_SECONDS = 5.0
 """How often the estimate and the heartbeat's age are told where nothing else has changed."""

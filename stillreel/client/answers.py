@@ -18,9 +18,7 @@ from stillreel.errors import (
     StillreelError,
     error_of,
 )
-from stillreel.job import JobStatus, Stage
-
-ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED})
+from stillreel.job import ENDED, JobStatus, Stage
 
 Status = Annotated[JobStatus | str, Field(union_mode="left_to_right")]
 """A JobStatus; plain text where a newer server has a word that this client does not know."""

@@ -34,7 +34,7 @@ from stillreel.client.calls import Call
 from stillreel.client.failures import ApiFailure
 from stillreel.client.files import LocalImage, open_image
 from stillreel.errors import JobDeleted, RequestRejected
-from stillreel.job import JobStatus
+from stillreel.job import JobStatus, Priority
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Answer)
@@ -67,7 +67,7 @@ class Options(TypedDict, total=False):
     reuse: bool | None
     embed_prompt: bool | None
     webhook_url: str | None
-    priority: Literal["high", "default", "backlog"] | None
+    priority: Priority | None
     deadline: datetime | str | None
 
 

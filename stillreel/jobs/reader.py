@@ -19,7 +19,7 @@ from stillreel.errors import JobUnknown, ObjectMissing, PrefectUnavailable, Stil
 from stillreel.job import JobStatus, Stage
 from stillreel.jobs import marks
 from stillreel.jobs.ids import is_job_id
-from stillreel.jobs.queues import Queues
+from stillreel.jobs.places import Places
 from stillreel.jobs.record import Record, record_of
 from stillreel.prefect_api import PAGE, PrefectApi
 from stillreel.progress import Progress
@@ -88,10 +88,10 @@ class Snapshot:
 class JobReader:
     """Snapshots of jobs, cached and read in batches."""
 
-    def __init__(self, api: PrefectApi, storage: Storage, queues: Queues) -> None:
+    def __init__(self, api: PrefectApi, storage: Storage, places: Places) -> None:
         self._api = api
         self._storage = storage
-        self._queues = queues
+        self._places = places
         self._kept: OrderedDict[str, Snapshot] = OrderedDict()
         self._run_ids: OrderedDict[str, str] = OrderedDict()
         self._receipts: OrderedDict[str, Receipt] = OrderedDict()
@@ -257,7 +257,7 @@ class JobReader:
             progress=progress,
             progress_at=at,
             heartbeat_at=self._heartbeats.get(record.run_id),
-            place=await self._queues.place(record) if queued else None,
+            place=await self._places.place(record) if queued else None,
             receipt=receipt,
             receipt_at=receipt_at or 0.0,
             asked_at=asked_at,

@@ -15,7 +15,6 @@ from stillreel.jobs import marks
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 WAITING_STATES = frozenset({"SCHEDULED", "PENDING", "PAUSED"})
 EXPIRED_STATE = "Expired"
-ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.EXPIRED})
 
 _EXCEPTION = re.compile(r"exception: (?:\w+\.)*(\w+): (.*)", re.DOTALL)
 

@@ -11,10 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from stillreel.errors import PrefectUnavailable, RequestRejected
-from stillreel.job import JobSpec
+from stillreel.job import JobSpec, Priority, run_name
 from stillreel.jobs import marks
 from stillreel.jobs.deployments import Deployment
-from stillreel.jobs.queues import Priority
 from stillreel.jobs.record import Record, record_of
 from stillreel.prefect_api import PrefectApi
 
@@ -66,7 +65,7 @@ class Order:
             tags.append(marks.DATED)
             labels[marks.DEADLINE] = self.deadline.isoformat()
         run: dict[str, Any] = {
-            "name": run_name(spec),
+            "name": run_name(spec.model, spec.prompt),
             "idempotency_key": self.job_id,
             "parameters": spec.to_json(),
             # A JobSpec is what the schema describes; checking it again is a fifth of a create.
@@ -86,12 +85,6 @@ class Submitted:
     record: Record
     is_new: bool
     """False: it was there already, made by an earlier submit with the same id."""
-
-
-def run_name(spec: JobSpec) -> str:
-    """A name that a person recognises in the Prefect UI while the job waits."""
-    words = " ".join(spec.prompt.split())[:50]
-    return f"{spec.model}: {words or 'from image'}"
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,17 +12,17 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from stillreel.jobs.queues import Queues
+from stillreel.jobs.places import Places
 from stillreel.owner_store import OwnerStore
 from stillreel.prefect_api import PrefectApi
 from tests.api.background import eventually
+from tests.api.calls import PNG_BASE64, upload
 from tests.api.conftest import SMALL, Api, StartApi, png
 from tests.api.outside import another_owner, assert_problem, count_runs, stored
 from tests.receiver import Receiver, answer
 from tests.stack import free_port
 
 PATHS = ("/api/v1/generate", "/generate", "/v1/videos")
-PNG_BASE64 = base64.b64encode(png()).decode()
 
 
 def order(
@@ -41,15 +40,6 @@ def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
     assert count_runs(first.json()["job_id"]) == 1
 
 
-def uploaded(api: Api) -> str:
-    """The id of an image that was put there."""
-    asked = api.client.post("/api/v1/presign/upload", json={"content_type": "image/png"}).json()
-    headers = {"Content-Type": "image/png"}
-    put = httpx.put(asked["upload_url"], content=png(), headers=headers, trust_env=False)
-    assert put.is_success, put.text
-    return asked["job_id"]
-
-
 # --- a job that is made is answered -----------------------------------------------------------
 
 
@@ -60,7 +50,7 @@ def test_an_order_that_was_made_is_answered_where_its_place_cannot_be_read(
 ) -> None:
     """An error would have the caller order a second video."""
     away = PrefectApi(f"http://127.0.0.1:{free_port()}/api", patience=0.2)
-    monkeypatch.setattr(api.app.state.services.reader, "_queues", Queues(away))
+    monkeypatch.setattr(api.app.state.services.reader, "_places", Places(away))
     made = api.client.post(path, json=SMALL | {"prompt": "a cat"}, headers=dict(headers))
     assert made.status_code == 200, made.text
     told = made.json()
@@ -142,7 +132,7 @@ def test_a_replay_with_a_priority_that_was_taken_away_is_the_same_job(api: Api) 
 
 
 def test_an_upload_is_ordered_once_under_its_key(api: Api) -> None:
-    key, job_id = str(uuid4()), uploaded(api)
+    key, job_id = str(uuid4()), upload(api, png())
     first = order(api.client, key, job_id=job_id)
     assert_replayed(first, order(api.client, key, job_id=job_id))
     for again in ({"key": ""}, {"key": str(uuid4())}, {"key": key, "prompt": "a dog"}):
@@ -150,7 +140,7 @@ def test_an_upload_is_ordered_once_under_its_key(api: Api) -> None:
 
 
 def test_a_key_that_an_order_has_takes_no_upload(api: Api) -> None:
-    key, job_id = str(uuid4()), uploaded(api)
+    key, job_id = str(uuid4()), upload(api, png())
     assert order(api.client, key).status_code == 200
     assert_problem(order(api.client, key, job_id=job_id), 422, "Idempotency-Key")
     assert count_runs(job_id) == 0
@@ -158,7 +148,7 @@ def test_a_key_that_an_order_has_takes_no_upload(api: Api) -> None:
 
 @pytest.mark.parametrize("image", ["base64", "upload"])
 def test_the_image_of_a_job_that_has_its_own_is_not_replaced(api: Api, image: str) -> None:
-    given = {"image_base64": PNG_BASE64} if image == "base64" else {"job_id": uploaded(api)}
+    given = {"image_base64": PNG_BASE64} if image == "base64" else {"job_id": upload(api, png())}
     job_id = order(api.client, **given).json()["job_id"]
     body = {"content_type": "image/png", "job_id": job_id}
     problem = assert_problem(api.client.post("/api/v1/presign/upload", json=body), 409)

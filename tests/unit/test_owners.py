@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from stillreel.errors import RequestRejected, SettingsInvalid
-from stillreel.jobs.queues import PRIORITIES, Priority
+from stillreel.job import PRIORITIES, Priority
 from stillreel.owner_store import KEY_FILE, first_key
 from stillreel.owners import (
     GRACE,
