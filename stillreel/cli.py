@@ -115,8 +115,9 @@ def generate(
 
     Example: stillreel generate photo.jpg --prompt "slow zoom in" -o photo.mp4
     """
-    from stillreel.generate import draw_image, read_image
+    from stillreel.generate import draw_image
     from stillreel.generate import generate as make
+    from stillreel.image_file import read_image
     from stillreel.prefect_env import api_url
     from stillreel.progress_bar import progress_bar
 

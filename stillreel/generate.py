@@ -18,8 +18,6 @@ import stamina
 
 from stillreel import prefect_env
 from stillreel.errors import (
-    ImageRejected,
-    ImageTooLarge,
     InferenceServerAway,
     JobFailed,
     ModelUnavailable,
@@ -71,29 +69,6 @@ class Made:
     def to_json(self) -> dict[str, Any]:
         """This as plain JSON data."""
         return asdict(self)
-
-
-def read_image(path: Path, limit: int) -> bytes:
-    """The bytes of an image file, or of a pipe; at most `limit` of them.
-
-    Raises ImageTooLarge, and ImageRejected, which says what is wrong with the path.
-    """
-    try:
-        if path.is_char_device() or path.is_block_device():
-            raise ImageRejected(f"{path} is a device; give an image file")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except FileNotFoundError as exc:
-        raise ImageRejected(f"there is no file {path}") from exc
-    except IsADirectoryError as exc:
-        raise ImageRejected(f"{path} is a directory; give an image file") from exc
-    except OSError as exc:
-        raise ImageRejected(f"{path} cannot be read: {exc.strerror}") from exc
-    if len(data) > limit:
-        raise ImageTooLarge(
-            f"{path} has more than {limit:,} bytes, which is what STILLREEL_IMAGE_MAX_BYTES allows"
-        )
-    return data
 
 
 def draw_image() -> bytes:

@@ -18,13 +18,13 @@ from stillreel.client.calls import Call
 from stillreel.client.failures import DownloadDamaged
 from stillreel.errors import (
     DiskFull,
-    ImageRejected,
     JobConflict,
     ObjectMissing,
     OutputUnwritable,
     RequestRejected,
     is_disk_full,
 )
+from stillreel.image_file import reading
 from stillreel.job import JobStatus
 
 Variant = Literal["video", "poster", "teaser"]
@@ -55,7 +55,7 @@ def open_image(image: Path | str | bytes) -> LocalImage:
     if isinstance(image, bytes):
         return LocalImage(len(image), _type_of(image[:16]), lambda: image)
     path = Path(image).expanduser()
-    with _reading(path):
+    with reading(path):
         if not path.is_file():  # a pipe has no size before it was read; a directory cannot be
             return open_image(path.read_bytes())
         with path.open("rb") as file:
@@ -177,17 +177,5 @@ def _type_of(head: bytes) -> str:
 
 
 def _read(path: Path) -> bytes:
-    with _reading(path):
+    with reading(path):
         return path.read_bytes()
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as exc:
-        raise ImageRejected(f"there is no file {path}") from exc
-    except IsADirectoryError as exc:
-        raise ImageRejected(f"{path} is a directory; give an image file") from exc
-    except OSError as exc:
-        raise ImageRejected(f"{path} cannot be read: {exc.strerror}") from exc

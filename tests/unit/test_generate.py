@@ -1,4 +1,4 @@
-"""`generate` reads no more than it may, and refuses before it starts or writes anything."""
+"""`generate` refuses before it starts or writes anything."""
 
 from __future__ import annotations
 
@@ -9,35 +9,17 @@ from typing import Any
 import pytest
 
 from stillreel.errors import (
-    ImageRejected,
-    ImageTooLarge,
     ModelUnavailable,
     OutputUnwritable,
     StillreelError,
 )
-from stillreel.generate import _take, draw_image, generate, read_image
+from stillreel.generate import _take, draw_image, generate
 from stillreel.images import encode_png
 from stillreel.job import Video
 from stillreel.models.registry import MODELS
 from stillreel.scene import draw_scene
 from stillreel.settings import get_settings
 from stillreel.storage import LocalStorage
-
-
-@pytest.mark.parametrize(("size", "fits"), [(10, True), (11, False)])
-def test_an_image_file_is_read_up_to_the_limit(tmp_path: Path, size: int, fits: bool) -> None:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(b"x" * size)
-    if fits:
-        assert read_image(path, 10) == b"x" * size
-        return
-    with pytest.raises(ImageTooLarge, match="more than 10 bytes"):
-        read_image(path, 10)
-
-
-def test_a_device_is_no_image() -> None:
-    with pytest.raises(ImageRejected, match="is a device"):
-        read_image(Path("/dev/zero"), 10)
 
 
 @pytest.fixture
