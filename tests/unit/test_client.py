@@ -173,6 +173,24 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
     assert script.seen[0].headers["authorization"] == "Bearer from-the-environment"
 
 
+@pytest.mark.parametrize(
+    ("listens_on", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8123"),
+        ("0.0.0.0", "http://127.0.0.1:8123"),
+        ("::", "http://[::1]:8123"),
+        ("10.0.0.7", "http://10.0.0.7:8123"),
+    ],
+)
+def test_the_api_of_this_machine_is_found(
+    monkeypatch: pytest.MonkeyPatch, listens_on: str, url: str
+) -> None:
+    monkeypatch.setenv("STILLREEL_API_HOST", listens_on)
+    monkeypatch.setenv("PORT", "8123")
+    with Client(api_key=KEY) as client:
+        assert client.base_url == url
+
+
 def test_the_key_that_up_made_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STILLREEL_HOME", str(tmp_path))
     monkeypatch.setenv("PORT", "8123")
