@@ -12,7 +12,6 @@ import stamina
 from rich.console import Console
 
 from stillreel import prefect_env
-from stillreel.api.services import local_url
 from stillreel.errors import SettingsInvalid, StillreelError
 from stillreel.host import host_services, only_host
 from stillreel.owner_store import KEY_FILE, first_key
@@ -54,7 +53,7 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
         for name in _deploy(settings):
             supervisor.say(f"deployed {name}")
         sweep(settings)
-        address = local_url(settings)
+        address = settings.api.local_url
         supervisor.start(_api(key))
         _wait_until_ready(f"{address}/health", "api", supervisor)
         for service in host_services(settings, pool=pool, model=model):
