@@ -14,11 +14,8 @@ def read_image(path: Path, limit: int) -> bytes:
 
     Raises ImageTooLarge, and ImageRejected, which says what is wrong with the path.
     """
-    with reading(path):
-        if path.is_char_device() or path.is_block_device():
-            raise ImageRejected(f"{path} is a device; give an image file")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
+    with reading(path), path.open("rb") as file:
+        data = file.read(limit + 1)
     if len(data) > limit:
         raise ImageTooLarge(
             f"{path} has more than {limit:,} bytes, which is what STILLREEL_IMAGE_MAX_BYTES allows"
@@ -28,8 +25,10 @@ def read_image(path: Path, limit: int) -> bytes:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Tell of what fails when `path` is read as ImageRejected, which says what is wrong with it."""
+    """Raise ImageRejected for a device, and for what fails when `path` is read; it says why."""
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise ImageRejected(f"{path} is a device; give an image file")
         yield
     except FileNotFoundError as exc:
         raise ImageRejected(f"there is no file {path}") from exc

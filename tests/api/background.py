@@ -1,28 +1,37 @@
-"""What happens behind the API: the keeper's chores, and what Prefect does in its own time."""
+"""What happens behind the API: work of other processes, and what Prefect does in its own time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import stamina
 
 from stillreel.api.services import Services, build_services
-from stillreel.prefect_api import connect
-from tests.api.conftest import Api
+from stillreel.prefect_api import PrefectApi, connect
 from tests.stack import _Patient
 
+if TYPE_CHECKING:
+    from tests.api.conftest import Api
 
-def keep(api: Api, chore: Callable[[Services], Awaitable[Any]]) -> Any:
-    """What a chore gives, done now, on services of its own."""
+T = TypeVar("T")
 
-    async def run() -> Any:
-        prefect = connect(10)
+
+def keep(api: Api, work: Callable[[Services], Awaitable[T]]) -> T:
+    """What the work gives, done now with services like those of another process."""
+    return using(api, connect(30), work)
+
+
+def using(api: Api, prefect: PrefectApi, work: Callable[[Services], Awaitable[T]]) -> T:
+    """The same, where that process reaches Prefect in this way."""
+
+    async def run() -> T:
         try:
-            return await chore(build_services(api.settings, prefect, on_submitted=lambda _: None))
+            return await work(build_services(api.settings, prefect, on_submitted=lambda _: None))
         finally:
+            await _end_the_rest()
             await prefect.aclose()
 
     return asyncio.run(run())
@@ -38,3 +47,11 @@ def eventually() -> Any:
 def prefect_client(url: str) -> httpx.Client:
     """A client of Prefect's API that tries again where SQLite is busy."""
     return httpx.Client(base_url=url, transport=_Patient(), timeout=30, trust_env=False)
+
+
+async def _end_the_rest() -> None:
+    """End what the work left behind: a client that closes under a call may lose its socket."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)

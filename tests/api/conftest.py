@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from io import BytesIO
@@ -24,6 +24,9 @@ from prefect.testing.utilities import prefect_test_harness
 
 from stillreel.settings import Settings, get_settings
 from stillreel.storage import Storage, open_storage
+from tests.api.control import Control, Listen
+from tests.api.outside import Door, assert_serves, prefect_behind_a_door
+from tests.receiver import Receiver, receiver
 from tests.stack import free_port
 
 KEY = "the-first-owners-key"
@@ -187,7 +190,60 @@ StartApi = Callable[..., Any]
 @pytest.fixture
 def start_api(prefect_api: str) -> Iterator[StartApi]:
     """`start_api(STILLREEL_BATCH_MAX="3")`: another API with other settings, for one test."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         yield lambda **env: stack.enter_context(running_api(env))
+
+
+@pytest.fixture
+def door(prefect_api: str) -> Iterator[Door]:
+    """A door in front of Prefect; an API that is started now goes through it."""
+    with prefect_behind_a_door(prefect_api) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def earlier_job(api: Api) -> str:
+    """The id of a job that waits since before the module's tests."""
+    return api.submit(prompt="before all that")["job_id"]
+
+
+@pytest.fixture
+def nothing_is_lost(api: Api, earlier_job: str) -> Iterator[None]:
+    """After the test a good order is taken, and the earlier job still waits."""
+    yield
+    assert_serves(api)
+    api.forget()
+    assert api.job(earlier_job)["status"] == "queued"
+
+
+@pytest.fixture(scope="session")
+def control(api: Api) -> Control:
+    """The services of the API, in its loop."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def note() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    api.app.add_api_route("/loop-of-this-app", note, include_in_schema=False)
+    api.client.get("/loop-of-this-app").raise_for_status()
+    return Control(api, loops[0])
+
+
+@pytest.fixture(scope="module")
+def secret(control: Control) -> str:
+    """What the default owner's notifications are signed with."""
+    return control.rotate()[0]
+
+
+@pytest.fixture
+def listen(control: Control, secret: str) -> Iterator[Listen]:
+    """`listen(answer(500), answer(), plain=True)`: a registered receiver that answers so."""
+    with ExitStack() as stack:
+
+        def start(*answers: Any, host: str = "127.0.0.1", port: int = 0, **how: bool) -> Receiver:
+            heard = stack.enter_context(receiver(*answers, host=host, port=port))
+            control.register(heard.url, **how)
+            stack.callback(control.unregister, heard.url)
+            return heard
+
+        yield start

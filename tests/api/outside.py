@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from http.client import HTTPResponse
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -34,8 +34,10 @@ from stillreel.owners import (
 from stillreel.prefect_api import PrefectApi
 from stillreel.settings import get_settings
 from tests.api.background import eventually
-from tests.api.conftest import Api
 from tests.receiver import Receiver, answer
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Api
 
 UNKNOWN_ID = "job_00000000000000000000000000"
 INNER_WORDS = (
@@ -198,9 +200,10 @@ def exchange(
                     break
                 sock.sendall(part)
                 sent += len(part)
-        reply = HTTPResponse(sock, method=method)
-        reply.begin()
-        return Said(reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read(), sent)
+        with HTTPResponse(sock, method=method) as reply:
+            reply.begin()
+            found = {name.lower(): value for name, value in reply.getheaders()}
+            return Said(reply.status, found, reply.read(), sent)
 
 
 # --- a door in front of Prefect ---------------------------------------------------------------
@@ -255,12 +258,14 @@ class Door:
             self._threads[-1].start()
 
     def _serve(self, near: socket.socket) -> None:
-        far = socket.create_connection(self._to)
-        pair = {near, far}
-        self._open |= pair
-        with closing(near), closing(far), suppress(OSError):
-            self._relay(near, far)
-        self._open -= pair
+        with suppress(OSError), closing(near), closing(socket.create_connection(self._to)) as far:
+            pair = {near, far}
+            self._open |= pair
+            try:
+                if not self._shut:  # it may have been shut since this connection was taken
+                    self._relay(near, far)
+            finally:
+                self._open -= pair
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
         losing = False

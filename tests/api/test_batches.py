@@ -15,6 +15,7 @@ import pytest
 import stamina
 
 from stillreel.job import JobStatus
+from tests.api.calls import upload
 from tests.api.conftest import SMALL, Api, png
 from tests.api.outside import another_owner, assert_problem, prefect_behind_a_door, stored
 
@@ -148,13 +149,11 @@ def test_an_items_own_values_go_before_the_defaults(api: Api) -> None:
 
 
 def test_an_upload_is_good_for_one_item(api: Api) -> None:
-    upload = api.client.post("/api/v1/presign/upload", json={"content_type": "image/png"}).json()
-    headers = {"Content-Type": "image/png", "Authorization": ""}
-    httpx.put(upload["upload_url"], content=png(), headers=headers, trust_env=False)
-    item = {"job_id": upload["job_id"]}
+    job_id = upload(api, png())
+    item = {"job_id": job_id}
     made = order(api, [item, item, {"prompt": "another"}])
     assert codes(made) == ["", "job_id_used", ""]
-    assert made["results"][0]["job_id"] == upload["job_id"]
+    assert made["results"][0]["job_id"] == job_id
 
 
 def test_wrong_keys_order_nothing(api: Api) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +11,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from stillreel.api.services import Services, build_services
+from stillreel.api.services import Services
 from stillreel.errors import JobConflict, PrefectUnavailable
 from stillreel.job import JobStatus
 from stillreel.jobs import marks
@@ -20,7 +19,7 @@ from stillreel.jobs.listing import Wanted
 from stillreel.jobs.record import Record, record_of
 from stillreel.notifications import is_due
 from stillreel.prefect_api import PrefectApi
-from tests.api.background import keep, prefect_client
+from tests.api.background import keep, prefect_client, using
 from tests.api.conftest import SMALL, Api, StartApi
 
 
@@ -28,18 +27,6 @@ from tests.api.conftest import SMALL, Api, StartApi
 def prefect(prefect_api: str) -> Iterator[httpx.Client]:
     with prefect_client(prefect_api) as client:
         yield client
-
-
-def using(api: Api, prefect: PrefectApi, work: Callable[[Services], Awaitable[Any]]) -> Any:
-    """What the work gives, done by another process that reaches Prefect in this way."""
-
-    async def run() -> Any:
-        try:
-            return await work(build_services(api.settings, prefect, on_submitted=lambda _: None))
-        finally:
-            await prefect.aclose()
-
-    return asyncio.run(run())
 
 
 class Broken(PrefectApi):

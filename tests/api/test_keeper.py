@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -13,24 +12,23 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import boto3
-import httpx
 import pytest
 import stamina
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL
 from prefect.states import AwaitingRetry, Running
 
 from stillreel import keys
-from stillreel.api.services import Services, build_services
+from stillreel.api.services import Services
 from stillreel.chores import copy_images, lifetimes
 from stillreel.chores.copy_images import CopyImages
 from stillreel.chores.lifetimes import Lifetimes
 from stillreel.chores.tally import Tally
 from stillreel.jobs import marks
 from stillreel.jobs.record import Record
-from stillreel.prefect_api import PrefectApi
+from tests.api.background import keep
+from tests.api.calls import upload
 from tests.api.conftest import SMALL, Api, StartApi, png, running_api
 from tests.receiver import Answer, Exchange, Receiver, answer, redirect, reset
 from tests.stack import free_port
@@ -94,33 +92,6 @@ def has_status(api: Api, job_id: str, status: str) -> dict[str, Any]:
     job = api.job(job_id)
     assert job["status"] == status
     return job
-
-
-def upload(api: Api, data: bytes, **body: Any) -> str:
-    """The id that the image was uploaded for."""
-    target = api.client.post("/api/v1/presign/upload", json={"content_type": "image/png", **body})
-    assert target.status_code == 200, target.text
-    put = httpx.put(
-        target.json()["upload_url"],
-        content=data,
-        headers={"Content-Type": "image/png"},
-        trust_env=False,
-    )
-    assert put.is_success, put.text
-    return target.json()["job_id"]
-
-
-def act(api: Api, use: Callable[[Services], Awaitable[T]]) -> T:
-    """What `use` makes of services like those of this API."""
-
-    async def run() -> T:
-        prefect = PrefectApi(str(PREFECT_API_URL.value()), patience=30)
-        try:
-            return await use(build_services(api.settings, prefect, on_submitted=lambda _: None))
-        finally:
-            await prefect.aclose()
-
-    return asyncio.run(run())
 
 
 # --- images are copied ------------------------------------------------------------------------
@@ -198,7 +169,7 @@ def test_a_source_that_is_away_for_long_is_left_to_the_host(kept: Api, port: int
         now[0] += copy_images.PATIENCE_SECONDS
         await copying.copy(record)
 
-    act(kept, wait_long)
+    keep(kept, wait_long)
     assert tally.counts == {"image_delayed": 1, "image_left_to_host": 1}
     assert marks.UNCOPIED not in tags(kept, job_id)
     assert kept.job(job_id)["status"] == "queued"
@@ -269,10 +240,10 @@ def test_a_job_that_its_own_process_has_forgotten_is_found_by_its_tag(
     async def look(services: Services) -> None:
         await Taking(services, Tally()).look()
 
-    act(kept, look)
+    keep(kept, look)
     assert job_id not in taken, "a new job is left to the process that took its order"
     monkeypatch.setattr(copy_images, "GRACE", timedelta())
-    act(kept, look)
+    keep(kept, look)
     assert job_id in taken
     with get_client(sync_client=True) as client:
         client.delete_flow_run(run.id)
@@ -392,7 +363,7 @@ def sweep(api: Api, after: timedelta, rounds: int = 1) -> Tally:
         for _ in range(rounds):
             await chore.sweep()
 
-    act(api, walk)
+    keep(api, walk)
     return tally
 
 

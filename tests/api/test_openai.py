@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
-import httpx
 import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
@@ -36,6 +35,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed
 
 from stillreel.api.openai import POLL_MS_LIMIT, poll_ms
+from tests.api.calls import upload
 from tests.api.conftest import KEY, Api, StartApi, png
 from tests.stack import free_port
 
@@ -149,13 +149,15 @@ def test_a_bucket_serves_the_bytes_and_never_sees_the_key(
             "AWS_ACCESS_KEY_ID": "tests",
             "AWS_SECRET_ACCESS_KEY": "tests-secret",
         }
-        boto3.client(
+        s3 = boto3.client(
             "s3",
             endpoint_url=env["S3_ENDPOINT"],
             region_name="us-east-1",
             aws_access_key_id="tests",
             aws_secret_access_key="tests-secret",
-        ).create_bucket(Bucket="videos")
+        )
+        s3.create_bucket(Bucket="videos")
+        s3.close()
         remote: Api = start_api(**env)
         job_id = remote.submit()["job_id"]
         for name in ("output.mp4", "poster.jpg", "receipt.json"):
@@ -230,18 +232,10 @@ def test_a_public_address_is_taken_as_it_is(api: Api, openai: Client) -> None:
 
 
 def test_an_upload_is_ordered_as_a_file_id(api: Api, openai: Client) -> None:
-    wish = {"content_type": "image/png"}
-    target = api.client.post("/api/v1/presign/upload", json=wish).json()
-    put = httpx.put(
-        target["upload_url"],
-        content=png(),
-        headers={"Content-Type": "image/png"},
-        trust_env=False,
-    )
-    assert put.is_success
-    reference = {"input_reference": {"file_id": target["job_id"]}}
+    job_id = upload(api, png())
+    reference = {"input_reference": {"file_id": job_id}}
     made = openai.videos.create(**SMALL, extra_body=reference)
-    assert made.id == target["job_id"]
+    assert made.id == job_id
     assert stored_image(api, made.id) == png()
 
 

@@ -271,7 +271,7 @@ def attack(api: Api, operation: APIOperation[Any, Any, Any, Any]) -> None:
 
 def strategies(operation: APIOperation[Any, Any, Any, Any]) -> Iterator[st.SearchStrategy[Case]]:
     yield operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
-    # schemathesis 4.32 fails itself at bad forms with files; test_bad_input.py has some.
+    # schemathesis 4.32 fails itself at bad forms with files; test_bad_bodies.py has some.
     if not any("multipart" in body.media_type for body in operation.body):
         yield operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.api.conftest import SMALL, StartApi
-from tests.api.outside import Door, assert_problem, assert_serves, prefect_behind_a_door
+from tests.api.outside import Door, assert_problem, assert_serves
 
 LONGEST_SECONDS = 6.0
 """5 s, which a client is promised, and what a busy machine takes."""
 APART_SECONDS = 0.4
-
-
-@pytest.fixture
-def door(prefect_api: str) -> Iterator[Door]:
-    with prefect_behind_a_door(prefect_api) as door:
-        yield door
 
 
 def test_calls_that_come_one_after_another_do_not_wait_for_each_other(

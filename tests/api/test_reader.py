@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,28 +11,15 @@ import stamina
 
 from stillreel import keys
 from stillreel.api.quotas import Quotas
-from stillreel.api.services import Services, build_services
+from stillreel.api.services import Services
 from stillreel.errors import QuotaExceeded, StorageError
 from stillreel.job import JobStatus
 from stillreel.jobs import marks
 from stillreel.jobs.reader import Snapshot
 from stillreel.owners import Owner, Quota, make_owner
-from stillreel.prefect_api import connect
 from stillreel.storage import BYTES_LIMIT
+from tests.api.background import keep
 from tests.api.conftest import Api
-
-
-def run(api: Api, work: Callable[[Services], Awaitable[Any]]) -> Any:
-    """What `work` gives with services of another process."""
-
-    async def do() -> Any:
-        prefect = connect(10)
-        try:
-            return await work(build_services(api.settings, prefect, on_submitted=lambda _: None))
-        finally:
-            await prefect.aclose()
-
-    return asyncio.run(do())
 
 
 def cancelled(api: Api) -> str:
@@ -54,7 +40,7 @@ def test_an_ended_job_that_another_process_retries_is_seen_to_wait_again(api: Ap
             with attempt:
                 assert (await services.reader.get(job_id)).status is JobStatus.QUEUED
 
-    run(api, look)
+    keep(api, look)
 
 
 def test_a_reading_that_began_before_a_change_is_not_kept(api: Api) -> None:
@@ -70,7 +56,7 @@ def test_a_reading_that_began_before_a_change_is_not_kept(api: Api) -> None:
         await services.reader.get(job_id)
         assert services.reader.peek(job_id)
 
-    run(api, look)
+    keep(api, look)
 
 
 def test_a_receipt_that_cannot_be_read_is_the_trouble_of_its_job_alone(api: Api) -> None:
@@ -83,7 +69,7 @@ def test_a_receipt_that_cannot_be_read_is_the_trouble_of_its_job_alone(api: Api)
         return await services.reader.get_many([good, bad])
 
     try:
-        found, trouble = run(api, look)
+        found, trouble = keep(api, look)
     finally:
         api.storage.delete(key)
     assert isinstance(found, Snapshot)
@@ -132,7 +118,7 @@ def test_a_deleted_job_counts_for_the_day_that_it_was_made_on(api: Api) -> None:
         await bury(services, owner, created=now)
         return old, await takes(services, owner, 5)
 
-    assert run(api, look) == (3, 2)
+    assert keep(api, look) == (3, 2)
 
 
 def test_orders_of_one_moment_do_not_get_past_a_quota_together(api: Api) -> None:
@@ -141,4 +127,4 @@ def test_orders_of_one_moment_do_not_get_past_a_quota_together(api: Api) -> None
     async def look(services: Services) -> int:
         return await takes(services, owner, 8)
 
-    assert run(api, look) == 2
+    assert keep(api, look) == 2

@@ -22,6 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import Running
 
 from tests.api.background import eventually
+from tests.api.calls import order
 from tests.api.conftest import KEY, SMALL, Api, StartApi, png, running_api
 from tests.api.outside import (
     INNER_WORDS,
@@ -32,7 +33,6 @@ from tests.api.outside import (
     assert_serves,
     count_runs,
     exchange,
-    prefect_behind_a_door,
     stored,
 )
 from tests.receiver import Answer, Receiver, answer, drip_body, hang, redirect, reset
@@ -42,10 +42,6 @@ PRIVATE = (
     *("http://127.0.0.1:1/", "http://10.0.0.1/hook", "http://2130706433/"),
     *("http://169.254.169.254/latest/meta-data/", "http://[::ffff:10.0.0.1]/"),
 )
-
-
-def order(api: Api, **values: Any) -> httpx.Response:
-    return api.client.post("/api/v1/generate", json=SMALL | {"prompt": "a cat"} | values)
 
 
 def cancel(api: Api, job_id: str) -> None:
@@ -263,12 +259,6 @@ def test_l16_w8_one_key_makes_one_job(api: Api) -> None:
 
 
 # --- Prefect away -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def door(prefect_api: str) -> Iterator[Door]:
-    with prefect_behind_a_door(prefect_api) as door:
-        yield door
 
 
 def test_l17_with_prefect_away_every_answer_comes_within_5_seconds(

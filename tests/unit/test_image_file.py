@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stillreel.client.files import open_image
 from stillreel.errors import ImageRejected, ImageTooLarge
 from stillreel.image_file import read_image
 
@@ -24,6 +25,8 @@ def test_an_image_file_is_read_up_to_the_limit(tmp_path: Path, size: int, fits: 
 def test_a_device_is_no_image() -> None:
     with pytest.raises(ImageRejected, match="is a device"):
         read_image(Path("/dev/zero"), 10)
+    with pytest.raises(ImageRejected, match="is a device"):
+        open_image(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(
