@@ -23,8 +23,9 @@ from stillreel.api.jobs import json_response, view_of
 from stillreel.api.orders import SEED_1_MODEL, accept, key_of
 from stillreel.api.problems import PROBLEM_JSON, PROBLEMS, Problem, answer_of, problem_of
 from stillreel.api.schemas import JobView
-from stillreel.api.services import Services, audit, services_of
+from stillreel.api.services import Services, services_of
 from stillreel.api.views import status_for_now
+from stillreel.audit import audit
 from stillreel.errors import IdConflict, JobConflict, NotThere, RequestRejected, StillreelError
 from stillreel.job import JobStatus
 from stillreel.jobs.listing import CURSOR_LIMIT, Wanted

@@ -13,7 +13,8 @@ from stillreel import guard, keys
 from stillreel.api.auth import INVALID
 from stillreel.api.bodies import decode_image
 from stillreel.api.schemas import GenerateRequest
-from stillreel.api.services import Services, audit
+from stillreel.api.services import Services
+from stillreel.audit import audit
 from stillreel.errors import (
     Forbidden,
     IdConflict,

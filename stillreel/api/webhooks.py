@@ -14,7 +14,8 @@ from stillreel.api.jobs import json_response, own_job, view_of
 from stillreel.api.orders import token_of
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.schemas import CompleteRequest, Delivery
-from stillreel.api.services import audit, services_of
+from stillreel.api.services import services_of
+from stillreel.audit import audit
 from stillreel.errors import JobConflict, JobDeleted, Unauthorized
 from stillreel.job import JobStatus
 from stillreel.jobs.ids import is_job_id
