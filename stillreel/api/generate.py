@@ -84,11 +84,7 @@ async def generate_simply(
     body = _queued(record, snapshot.status) | {"position": snapshot.place}
     body["status"] = four_words(snapshot.status)
     if wish.seconds:
-        body |= status_view(
-            snapshot,
-            services.settings.storage,
-            url=lambda key, seconds: services.download_url(key, seconds=seconds, request=request),
-        )
+        body |= status_view(snapshot, services.settings.storage, url=services.urls(request))
     return _answer(submitted, wish, body)
 
 

@@ -11,10 +11,11 @@ from stillreel.api.orders import owned
 from stillreel.api.polls import render
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.schemas import JobPage, JobView, StatusView
-from stillreel.api.services import Services, audit, services_of
+from stillreel.api.services import Services, services_of
 from stillreel.api.times import Moment
 from stillreel.api.views import job_view, status_view, to_bytes
 from stillreel.api.waiting import wait_for_end, wish_of
+from stillreel.audit import audit
 from stillreel.job import JobStatus
 from stillreel.jobs.listing import CURSOR_LIMIT, Wanted
 from stillreel.jobs.reader import Snapshot
@@ -85,11 +86,7 @@ async def read_status(job_id: str, request: Request, caller: Reader) -> Response
     """A job in four words; the video's URL is signed now and good for an hour."""
     services = services_of(request)
     snapshot = await own_job(services, caller, job_id)
-    view = status_view(
-        snapshot,
-        services.settings.storage,
-        url=lambda key, seconds: services.download_url(key, seconds=seconds, request=request),
-    )
+    view = status_view(snapshot, services.settings.storage, url=services.urls(request))
     return json_response(view)
 
 
@@ -133,8 +130,8 @@ def view_of(request: Request, services: Services, snapshot: Snapshot) -> dict[st
     return job_view(
         snapshot,
         services.settings.storage,
-        url=lambda key, seconds: services.download_url(key, seconds=seconds, request=request),
-        eta=services.eta,
+        url=services.urls(request),
+        eta=services.estimates.eta,
     )
 
 

@@ -338,7 +338,8 @@ async def _place_in_list(services: Services, caller: Caller, video_id: str) -> d
 
 
 def _view(services: Services, snapshot: Snapshot) -> dict[str, Any]:
-    record, view = snapshot.record, facts(snapshot, services.settings.storage, services.eta)
+    record = snapshot.record
+    view = facts(snapshot, services.settings.storage, services.estimates.eta)
     video = view["video"] or {}
     sides = [video.get(side) or record.parameters.get(side) for side in ("width", "height")]
     failed = {"code": view["error_code"], "message": view["error"]}

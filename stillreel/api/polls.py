@@ -72,7 +72,7 @@ async def _answer(scope: Scope, job_id: str) -> bytes | None:
 def render(services: Services, snapshot: Snapshot) -> bytes:
     """The answer about a job that has no URLs, made once for each snapshot."""
     return services.reader.render(
-        snapshot, lambda s: to_bytes(facts(s, services.settings.storage, services.eta))
+        snapshot, lambda s: to_bytes(facts(s, services.settings.storage, services.estimates.eta))
     )
 
 

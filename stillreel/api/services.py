@@ -9,7 +9,7 @@ from fastapi import Request
 
 from stillreel.api.limits import RateLimits, Streams
 from stillreel.api.quotas import Quotas
-from stillreel.api.views import EtaMaker
+from stillreel.api.views import UrlMaker
 from stillreel.audit import audit
 from stillreel.estimates import Estimates
 from stillreel.jobs.act import JobActions
@@ -51,13 +51,16 @@ class Services:
     estimates: Estimates
     on_submitted: Callable[[Record], None]
     """Called with each new job, so that what follows need not wait for the keeper's next round."""
-    eta: EtaMaker
 
     def download_url(self, key: str, *, seconds: int, request: Request | None = None) -> str:
         """A URL of a stored object, signed now; of a local file at the address the caller used."""
         if isinstance(self.storage, LocalStorage):
             return self._links(request).download_url(key, seconds)
         return self.storage.download_url(key, seconds=seconds)
+
+    def urls(self, request: Request) -> UrlMaker:
+        """What makes such URLs for the caller of this request."""
+        return lambda key, seconds: self.download_url(key, seconds=seconds, request=request)
 
     def upload_url(
         self, key: str, *, content_type: str, size: int | None, seconds: int, request: Request
@@ -88,11 +91,10 @@ def build_services(
     from stillreel.storage import open_storage
 
     secret = server_secret(settings)
-    links = Links(local_url(settings), secret)
+    links = Links(settings.api.local_url, secret)
     storage = open_storage(settings.storage, settings.host.home, links)
     queues = Queues(api)
     reader = JobReader(api, storage, Places(api))
-    estimates = Estimates(api, reader, usd_per_hour=settings.host.host_price)
     return Services(
         settings=settings,
         secret=secret,
@@ -110,14 +112,6 @@ def build_services(
         streams=Streams(settings.api.streams_max),
         quotas=Quotas(queues, settings.api),
         deliveries=Deliveries(),
-        estimates=estimates,
+        estimates=Estimates(api, reader, usd_per_hour=settings.host.host_price),
         on_submitted=on_submitted,
-        eta=estimates.eta,
     )
-
-
-def local_url(settings: Settings) -> str:
-    """Where the API is found: the configured address, else this machine's own."""
-    host = settings.api.api_host
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-    return settings.api.api_url or f"http://{host}:{settings.api.api_port}"
