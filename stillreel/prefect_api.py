@@ -57,8 +57,20 @@ class PrefectApi:
         )
         self._writer = asyncio.Semaphore(1)
         self._in_background = asyncio.Semaphore(1)
+        self._calls: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
 
     async def aclose(self) -> None:
+        """Close the connections; calls under way, and later ones, raise PrefectUnavailable.
+
+        httpx leaks the socket of a call that is still connecting when its client is closed.
+        """
+        for call in self._calls:
+            if not call.expired():
+                call.reschedule(0.0)
+        while self._calls:
+            self._idle.clear()
+            await self._idle.wait()
         await self._client.aclose()
 
     async def get(self, path: str, *, patience: float | None = None) -> Any:
@@ -80,11 +92,18 @@ class PrefectApi:
     async def _call(
         self, method: str, path: str, body: Any, patience: float | None, *, writes: bool = False
     ) -> Any:
+        if self._client.is_closed:
+            raise PrefectUnavailable
         started = time.monotonic()
         deadline = started + (self.patience if patience is None else patience)
         try:
-            async with asyncio.timeout(deadline - started):
-                return await self._try(method, path, body, deadline, writes=writes)
+            async with asyncio.timeout(deadline - started) as call:
+                self._calls.add(call)
+                try:
+                    return await self._try(method, path, body, deadline, writes=writes)
+                finally:
+                    self._calls.discard(call)
+                    self._idle.set()
         except TimeoutError as exc:
             raise PrefectUnavailable from exc
         finally:

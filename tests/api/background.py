@@ -31,7 +31,6 @@ def using(api: Api, prefect: PrefectApi, work: Callable[[Services], Awaitable[T]
         try:
             return await work(build_services(api.settings, prefect, on_submitted=lambda _: None))
         finally:
-            await _end_the_rest()
             await prefect.aclose()
 
     return asyncio.run(run())
@@ -47,11 +46,3 @@ def eventually() -> Any:
 def prefect_client(url: str) -> httpx.Client:
     """A client of Prefect's API that tries again where SQLite is busy."""
     return httpx.Client(base_url=url, transport=_Patient(), timeout=30, trust_env=False)
-
-
-async def _end_the_rest() -> None:
-    """End what the work left behind: a client that closes under a call may lose its socket."""
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)

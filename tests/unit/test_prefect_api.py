@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -62,3 +63,22 @@ def test_a_caller_waits_for_one_write_of_the_background_at_most() -> None:
     paths = [request.path for request in server.requests]
     assert len(paths) == 11
     assert paths.index("/caller") <= 1
+
+
+@pytest.mark.parametrize("turns", [1, 3, 6], ids=lambda turns: f"{turns}-turns-of-the-loop-later")
+def test_closing_breaks_off_what_is_under_way(turns: int) -> None:
+    """Also a call that is still connecting, whose socket httpx would lose."""
+
+    async def run(url: str) -> list[Any]:
+        api = PrefectApi(url, patience=60)
+        calls = [asyncio.create_task(call) for call in (api.get("/run"), api.post("/runs", {}))]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await api.aclose()
+            return await asyncio.gather(*calls, api.get("/too/late"), return_exceptions=True)
+
+    with receiver(hang) as server:
+        found = asyncio.run(run(server.url))
+        gc.collect()
+    assert [type(each) for each in found] == [PrefectUnavailable] * 3
