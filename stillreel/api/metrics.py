@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from statistics import quantiles
 from typing import Any, Final
 
@@ -133,9 +134,7 @@ def families(
     counts: Mapping[str, Mapping[str, int]],
 ) -> Iterator[Metric]:
     """The metrics of these facts and counts."""
-    info = GaugeMetricFamily("stillreel_build", "Always 1.", labels=["version"])
-    info.add_metric([__version__], 1)
-    yield info
+    yield _gauge("stillreel_build", "Always 1.", ["version"], {(__version__,): 1})
     yield GaugeMetricFamily(
         "stillreel_prefect_up", "Whether the Prefect server answers.", value=int(facts.prefect_up)
     )
@@ -274,19 +273,18 @@ def _expected(run: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(run["expected_start_time"])
 
 
-def _gauge(
-    name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=labels)
+def _family(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    text: str,
+    labels: Sequence[str],
+    values: Mapping[tuple[str, ...], float],
+) -> Metric:
+    family = kind(name, text, labels=labels)
     for key, value in sorted(values.items()):
         family.add_metric(list(key), value)
     return family
 
 
-def _counter(
-    name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for key, value in sorted(values.items()):
-        family.add_metric(list(key), value)
-    return family
+_gauge = partial(_family, GaugeMetricFamily)
+_counter = partial(_family, CounterMetricFamily)
