@@ -18,13 +18,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request, WebSocket
 from fastapi.testclient import TestClient
 
-from stillreel.api.middleware import (
-    AccessLog,
-    BodyLimit,
-    RequestIds,
-    install_logging,
-    install_middleware,
-)
+from stillreel.api.body_limit import BodyLimit
+from stillreel.api.middleware import AccessLog, RequestIds, install_logging, install_middleware
 from stillreel.api.problems import install_problems
 from stillreel.errors import Unauthorized
 
