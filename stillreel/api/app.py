@@ -21,11 +21,11 @@ from stillreel.api import (
     metrics,
     openai,
     presign,
-    problems,
     usage,
     webhooks,
 )
 from stillreel.api.auth import describe_security
+from stillreel.api.error_handlers import install_problems
 from stillreel.api.metrics import Metrics
 from stillreel.api.middleware import install_middleware
 from stillreel.api.polls import Polls
@@ -79,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.add_middleware(Polls)
-    problems.install_problems(app)
+    install_problems(app)
     install_middleware(
         app, body_max_bytes=settings.api.body_max_bytes, body_seconds=settings.api.body_seconds
     )

@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from stillreel.api import docs
+from stillreel.api.error_handlers import install_problems
 from stillreel.api.middleware import install_middleware
-from stillreel.api.problems import PROBLEMS, install_problems
+from stillreel.api.problems import PROBLEMS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -11,8 +11,8 @@ from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import StreamingResponse
 
+from stillreel.api.error_handlers import install_problems
 from stillreel.api.limits import RateLimits, Streams
-from stillreel.api.problems import install_problems
 from stillreel.errors import TooManyRequests
 
 ITEM = re.compile(r'"requests";r=(\d+);t=(\d+)')

@@ -19,8 +19,8 @@ from fastapi import FastAPI, HTTPException, Request, WebSocket
 from fastapi.testclient import TestClient
 
 from stillreel.api.body_limit import BodyLimit
+from stillreel.api.error_handlers import install_problems
 from stillreel.api.middleware import AccessLog, RequestIds, install_logging, install_middleware
-from stillreel.api.problems import install_problems
 from stillreel.errors import Unauthorized
 
 MAX_BYTES = 100_000

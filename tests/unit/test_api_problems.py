@@ -16,7 +16,8 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from stillreel import errors
-from stillreel.api.problems import PROBLEMS, install_problems, problem_of
+from stillreel.api.error_handlers import install_problems
+from stillreel.api.problems import PROBLEMS, problem_of
 from stillreel.errors import (
     JobUnknown,
     PrefectUnavailable,
