@@ -8,11 +8,11 @@ from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.services import services_of
+from stillreel.api.stored_file import RANGES, StoredFile
 from stillreel.errors import BodyTooLarge, BodyTooSlow, Forbidden, NotThere, RequestRejected
 from stillreel.links import Links
 from stillreel.storage import LocalStorage, missing
@@ -30,11 +30,8 @@ router = APIRouter(tags=["files"], responses=PROBLEMS)
 @router.head("/files/{key:path}", include_in_schema=False)
 @router.get(
     "/files/{key:path}",
-    response_class=FileResponse,
-    responses={
-        206: {"description": "The range that was asked for."},
-        416: {"description": "The range lies outside of the object; without a body."},
-    },
+    response_class=StoredFile,
+    responses=RANGES,
 )
 async def download_file(
     request: Request,
@@ -42,14 +39,14 @@ async def download_file(
     expires: Expires = "",
     signature: Signature = "",
     download: Annotated[bool, Query(description="Have browsers save it; not signed.")] = False,
-) -> FileResponse:
+) -> StoredFile:
     """The object that a signed link is for; answers Range."""
     storage, links = _local(request)
     links.check("GET", key, expires=expires, signature=signature)
     info = await run_in_threadpool(storage.head, key)
     if info is None:
         raise missing(key)
-    return FileResponse(
+    return StoredFile(
         storage.path(key),
         media_type=info.content_type,
         filename=key.rpartition("/")[2],

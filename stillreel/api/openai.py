@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import FileResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from pydantic import RootModel
 
 from stillreel import keys
@@ -33,6 +33,7 @@ from stillreel.api.orders import SEED_1_MODEL, accept, owned
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.schemas import GenerateRequest
 from stillreel.api.services import Services, services_of
+from stillreel.api.stored_file import RANGES, StoredFile
 from stillreel.api.views import facts
 from stillreel.errors import (
     JobConflict,
@@ -183,9 +184,8 @@ async def read_video(video_id: str, request: Request, caller: Reader) -> Respons
     response_class=Response,
     responses={
         200: {"description": "The bytes.", "content": {"video/mp4": {}, "image/jpeg": {}}},
-        206: {"description": "The range that was asked for."},
         302: {"description": "The bytes are at this address, for a time."},
-        416: {"description": "The range lies outside of the object; without a body."},
+        **RANGES,
     },
 )
 async def read_content(
@@ -209,7 +209,7 @@ async def read_content(
     if info is None:
         raise ObjectMissing("The video is not there any more; it has expired or was deleted.")
     if isinstance(services.storage, LocalStorage):
-        return FileResponse(services.storage.path(key), media_type=info.content_type)
+        return StoredFile(services.storage.path(key), media_type=info.content_type)
     seconds = services.settings.storage.download_url_seconds
     url = services.download_url(key, seconds=seconds, request=request)
     return RedirectResponse(url, status_code=302, headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""Bad uploads, and links that were changed, get a clear error, and nothing is stored."""
+"""Bad uploads and downloads, and changed links, get a clear error, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.api.calls import ask_upload, order, put
+from tests.api.calls import ask_upload, order, put, upload
 from tests.api.conftest import Api, StartApi, png
 from tests.api.outside import assert_problem, exchange, stored
 
@@ -98,6 +98,24 @@ def test_a_link_that_was_changed(api: Api, change: str) -> None:
 )  # fmt: skip
 def test_a_link_that_is_none(api: Api, path: str) -> None:
     assert_problem(exchange(api, path, method="GET").response, (403, 404, 422))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "size"),
+    [
+        ("bytes=100-", 416, "bytes */100"),
+        ("bytes=0-9,200-", 416, "bytes */100"),
+        ("bytes=x", 400, None),
+        ("pages=1-2", 400, None),
+    ],
+)
+def test_a_range_that_cannot_be(api: Api, wanted: str, status: int, size: str | None) -> None:
+    (key,) = stored(api, upload(api, bytes(100)))
+    url = api.app.state.services.download_url(key, seconds=60)
+    told = httpx.get(url, headers={"Range": wanted}, trust_env=False)
+    assert_problem(told, status, "range")
+    assert told.headers.get("content-range") == size
+    assert httpx.head(url, headers={"Range": wanted}, trust_env=False).status_code == status
 
 
 @pytest.mark.parametrize(

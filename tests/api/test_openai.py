@@ -133,6 +133,10 @@ def test_content_answers_range(api: Api, finished: str) -> None:
     answer = api.client.get(f"/v1/videos/{finished}/content", headers={"Range": "bytes=4-7"})
     assert (answer.status_code, answer.content) == (206, b"ftyp")
     assert answer.headers["content-range"] == f"bytes 4-7/{len(stored)}"
+    beyond = {"Range": f"bytes={len(stored)}-"}
+    answer = api.client.get(f"/v1/videos/{finished}/content", headers=beyond)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (416, "invalid_request_error")
+    assert answer.headers["content-range"] == f"bytes */{len(stored)}"
 
 
 def test_a_bucket_serves_the_bytes_and_never_sees_the_key(
