@@ -142,7 +142,7 @@ async def _make_pool(
 
 
 def _template(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A process template with these values, and `env` as its one variable.
+    """A process template with these values and without variables; a deployment may still set `env`.
 
     For every run that it creates Prefect (3.8.8) checks the schema of all variables, and each
     default in it, anew: half of the time of a create with the standard schema.
@@ -151,8 +151,8 @@ def _template(configuration: dict[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(configuration) - set(standard)):
         raise DeploymentInvalid(f"pools.yaml configures unknown {unknown}; known: {list(standard)}")
     return {
-        "job_configuration": {"env": "{{ env }}"} | configuration,
-        "variables": {"type": "object", "properties": {"env": {"type": "object"}}},
+        "job_configuration": {"env": {}} | configuration,
+        "variables": {"type": "object", "properties": {}},
     }
 
 

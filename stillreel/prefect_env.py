@@ -53,6 +53,8 @@ def server_env(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         # Jobs may wait for days until a host is rented: a write per job to call each of them late.
         "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        # Each write of events may cost a job's create its turn on SQLite; 20 is one for a few jobs.
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
         # What a deleted job's host still logs can go in no other way.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ from stillreel.prefect_api import PrefectApi
 
 BULK = 100
 """The most that Prefect creates in one call (3.8.8)."""
-RETRY_SECONDS = 0.1
+RETRY_SECONDS = 0.15
 LEAST_SECONDS = 0.4
 ITEM_SECONDS = 0.06
 """Prefect takes about half of it to create a run in bulk; a full bulk may take longer than the
@@ -101,7 +101,7 @@ class Submitter:
         self._api = api
         self._waiting: list[_Waiting] = []
         self._worker: asyncio.Task[None] | None = None
-        self._reading: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, order: Order) -> Submitted:
         """The durable job of this order, or of an earlier one with the same id.
@@ -149,11 +149,14 @@ class Submitter:
                 _fail([waiting], RequestRejected("Prefect refuses the order; deploy this release."))
             else:
                 again.append(waiting)
-        await self._again(again)
-        # The next bulk create need not wait until this one is read back.
-        task = asyncio.create_task(self._read_back(created))
-        self._reading.add(task)
-        task.add_done_callback(self._reading.discard)
+        # The next bulk create need not wait until this one is read back, or tried again.
+        self._beside(self._read_back(created))
+        self._beside(self._again(again))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _read_back(self, created: Mapping[str, Sequence[_Waiting]]) -> None:
         """Answer those that are stored; a create may say CREATED of what was rolled back."""
