@@ -24,6 +24,7 @@ from uuid import uuid4
 
 import httpx
 import psutil
+from prefect.workers.process import ProcessWorker
 
 from bench.load import Call, Load, run
 from tests.services.postgres import running_postgres
@@ -75,13 +76,7 @@ def main() -> None:
 
 
 def _submits(prefect: str, api: str, rounds: int) -> list[Row]:
-    rows: list[Row] = []
-    bare_path = f"{prefect}/deployments/{_deployment(prefect)}/create_flow_run"
-
-    def bare(_: int) -> Iterator[Call]:
-        for _ in range(12):
-            body = {"parameters": ORDER, "idempotency_key": uuid4().hex, "name": "bench"}
-            yield Call.of("POST", bare_path, body=body)
+    standard, lean = _standard_deployment(prefect), _deployment(prefect)
 
     def ours(_: int) -> Iterator[Call]:
         for _ in range(12):
@@ -90,41 +85,44 @@ def _submits(prefect: str, api: str, rounds: int) -> list[Row]:
     def batches(_: int) -> Iterator[Call]:
         yield _call(api, "POST", "/api/v1/batches", {"items": [ORDER] * 100})
 
-    single, one = _alternate(
-        rounds, lambda: run(prefect, bare, clients=1), lambda: run(api, ours, clients=1)
+    bare, bare_lean, one, many = _alternate(
+        rounds,
+        lambda: run(prefect, _creates(prefect, standard, 12), clients=1),
+        lambda: run(prefect, _creates(prefect, lean, 12), clients=1),
+        lambda: run(api, ours, clients=1),
+        lambda: run(api, ours, clients=CLIENTS),
     )
-    again, many = _alternate(
-        rounds, lambda: run(prefect, bare, clients=1), lambda: run(api, ours, clients=CLIENTS)
-    )
-    errors = sum(load.errors for load in (*one, *many))
-    rows += [
-        _row("bare create, 1 client", [*single, *again]),
+    errors = f"{sum(load.errors for load in (*one, *many))} errors"
+    what = f"submit by {CLIENTS} clients / bare create by 1"
+    rows = [
+        _row("bare create in a standard process pool, 1 client", bare),
+        _row("bare create in our pool, 1 client", bare_lean),
         _row("submit, 1 client", one),
         _row(f"submit, {CLIENTS} clients", many),
-        _ratio("submit / bare create, 1 client", _speed(one, single), None),
-        _ratio(
-            f"submit by {CLIENTS} clients / bare create by 1",
-            _speed(many, again),
-            SUBMIT_BAR,
-            f"{errors} errors",
-        ),
+        _ratio("submit / bare create, 1 client", _speed(one, bare), None),
+        _ratio(what, _speed(many, bare), SUBMIT_BAR, errors),
+        _ratio(f"{what}, in our pool", _speed(many, bare_lean), None),
     ]
-    loads = _alternate_one(rounds, lambda: run(api, batches, clients=1))
+    (loads,) = _alternate(rounds, lambda: run(api, batches, clients=1))
     rate = statistics.median(100 / load.wall for load in loads)
     rows.append(_value("submit in batches of 100", rate, "jobs/s"))
     return rows
 
 
+def _creates(prefect: str, deployment: str, count: int) -> Callable[[int], Iterator[Call]]:
+    def calls(_: int) -> Iterator[Call]:
+        for _ in range(count):
+            body = {"parameters": ORDER, "idempotency_key": uuid4().hex, "name": "bench"}
+            path = f"{prefect}/deployments/{deployment}/create_flow_run"
+            yield Call.of("POST", path, body=body)
+
+    return calls
+
+
 def _crowd(prefect: str) -> list[Row]:
     """Last, because on SQLite it leaves the server with much to do."""
-    bare_path = f"{prefect}/deployments/{_deployment(prefect)}/create_flow_run"
-
-    def bare(_: int) -> Iterator[Call]:
-        for _ in range(6):
-            body = {"parameters": ORDER, "idempotency_key": uuid4().hex, "name": "bench"}
-            yield Call.of("POST", bare_path, body=body)
-
-    return [_row(f"bare create, {CLIENTS} clients", [run(prefect, bare, clients=CLIENTS)])]
+    creates = _creates(prefect, _deployment(prefect), 6)
+    return [_row(f"bare create, {CLIENTS} clients", [run(prefect, creates, clients=CLIENTS)])]
 
 
 def _shim_share(prefect: str, env: dict[str, str]) -> list[Row]:
@@ -335,6 +333,18 @@ def _deployment(prefect: str) -> str:
     return found.raise_for_status().json()["id"]
 
 
+def _standard_deployment(prefect: str) -> str:
+    """Our flow in a pool as Prefect makes it: what a submit would cost without us."""
+    ours = httpx.get(f"{prefect}/deployments/{_deployment(prefect)}", trust_env=False).json()
+    kept = ("flow_id", "entrypoint", "path", "parameter_openapi_schema", "enforce_parameter_schema")
+    template = ProcessWorker.get_default_base_job_template()
+    pool = {"name": "standard", "type": "process", "base_job_template": template}
+    body = {key: ours[key] for key in kept} | {"name": "standard", "work_pool_name": "standard"}
+    with httpx.Client(base_url=prefect, trust_env=False) as client:
+        client.post("/work_pools/", json=pool).raise_for_status()
+        return client.post("/deployments/", json=body).raise_for_status().json()["id"]
+
+
 def _make_jobs(api: str, count: int) -> list[str]:
     body = {"items": [ORDER] * count}
     answer = httpx.post(
@@ -343,15 +353,10 @@ def _make_jobs(api: str, count: int) -> list[str]:
     return [item["job_id"] for item in answer.raise_for_status().json()["results"]]
 
 
-def _alternate(
-    rounds: int, first: Callable[[], Load], second: Callable[[], Load]
-) -> tuple[list[Load], list[Load]]:
-    pairs = [(first(), second()) for _ in range(rounds + 1)][1:]  # the first one warms up
-    return [one for one, _ in pairs], [other for _, other in pairs]
-
-
-def _alternate_one(rounds: int, measure: Callable[[], Load]) -> list[Load]:
-    return [measure() for _ in range(rounds)]
+def _alternate(rounds: int, *measures: Callable[[], Load]) -> list[list[Load]]:
+    """The loads of each measure, in the order of the measures; the first round warms up."""
+    seen = [[measure() for measure in measures] for _ in range(rounds + 1)][1:]
+    return [list(loads) for loads in zip(*seen, strict=True)]
 
 
 def _median(loads: list[Load], name: str) -> float:
