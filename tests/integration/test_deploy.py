@@ -15,8 +15,9 @@ from typing import Any
 import anyio
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.workers.process import ProcessJobConfiguration
 
-from stillreel.deploy import _check_deployed, check_entrypoint, read_plan
+from stillreel.deploy import _check_deployed, _template, check_entrypoint, read_plan
 from stillreel.errors import DeploymentInvalid
 from stillreel.job import JobSpec
 from stillreel.project import project_dir
@@ -49,6 +50,20 @@ def test_pools_have_three_queues_in_order_of_priority(stack: Stack) -> None:
     for pool in POOLS:
         queues = found["queues"][pool]
         assert sorted(queues, key=queues.__getitem__) == ["high", "default", "backlog"], pool
+
+
+def test_a_worker_starts_a_run_as_its_pool_says(stack: Stack) -> None:
+    """The lean template is all that a worker needs, and a deployment's `env` comes on top."""
+    _, template = described(stack)["pools"]["local"]
+
+    async def configure(**values: Any) -> ProcessJobConfiguration:
+        async with PrefectClient(f"{stack.url}/api") as client:
+            configuration = ProcessJobConfiguration
+            return await configuration.from_template_and_values(template, values, client=client)
+
+    made = anyio.run(lambda: configure(env={"GREETING": "hello"}))
+    assert (made.command, made.stream_output) == ("prefect flow-run execute", True)
+    assert made.env == {"GREETING": "hello"}
 
 
 def test_a_deployment_takes_exactly_the_fields_of_a_job(stack: Stack) -> None:
@@ -161,6 +176,11 @@ def test_a_deployment_to_an_unknown_pool_fails_loudly(project: Path) -> None:
     plan.write_text(plan.read_text().replace("name: g5,", "name: g6,"))
     with pytest.raises(DeploymentInvalid, match="names pool g6"):
         read_plan(project)
+
+
+def test_a_template_without_such_a_field_is_refused() -> None:
+    with pytest.raises(DeploymentInvalid, match=r"unknown \['speed'\]; known: \['command'"):
+        _template({"speed": "fast"})
 
 
 @pytest.mark.parametrize(
