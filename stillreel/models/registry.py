@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
 from stillreel.models.base import Backend, ModelSpec, Preset
+from stillreel.models.memory import MemoryPlan
 from stillreel.settings import InferenceSettings
 
 MODELS: dict[ModelName, ModelSpec] = {
@@ -44,7 +45,10 @@ MODELS: dict[ModelName, ModelSpec] = {
         presets={
             "standard": Preset(50, "The official settings: 50 steps with guidance 5."),
             "fast": Preset(
-                3, "The distilled weights FastWan2.2-TI2V-5B-FullAttn.", steps_fixed=True
+                3,
+                "The distilled weights FastWan2.2-TI2V-5B-FullAttn, without guidance.",
+                steps_fixed=True,
+                repo_id="FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",
             ),
         },
         text_to_video=True,
@@ -53,6 +57,44 @@ MODELS: dict[ModelName, ModelSpec] = {
         backend="stillreel.models.wan22:Wan22Backend",
         sizes=((1280, 704), (704, 1280)),
         min_side=256,
+        pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanDMDPipeline"),
+        # Derived, not yet measured: transformer 10.0 GB, VAE 2.8 in float32, text encoder 11.4;
+        # the rest counted on the shapes of the real layers: 6.2 for a forward of 27280 tokens,
+        # 19.4 for decoding a latent frame of 1280x704, 0.8 for a prompt; a tenth on top.
+        plans=(
+            MemoryPlan(
+                "resident",
+                "Everything stays on the GPU.",
+                resident_bytes=24_200_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=45_600_000_000,
+                text_bytes=25_100_000_000,
+            ),
+            MemoryPlan(
+                "text-first",
+                "The text encoder is on the GPU for new prompts only.",
+                resident_bytes=12_800_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=34_200_000_000,
+                text_bytes=22_300_000_000,
+            ),
+            MemoryPlan(
+                "one-by-one",
+                "The transformer makes room for the text encoder and for decoding.",
+                resident_bytes=12_800_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=23_500_000_000,
+                text_bytes=12_300_000_000,
+            ),
+            MemoryPlan(
+                "tiled",
+                "As one-by-one, and decodes in blended tiles.",
+                resident_bytes=12_800_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=9_000_000_000,
+                text_bytes=12_300_000_000,
+            ),
+        ),
     ),
     "ltx-2": ModelSpec(
         name="ltx-2",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stillreel.errors import MemoryTooSmall
+from stillreel.errors import MemoryTooSmall, RequestRejected
 from stillreel.job import Phase, Shot
 from stillreel.models.base import Generated, ModelSpec, OnStep
 from stillreel.models.memory import GB, MemoryPlan, choose, leaner, peak, tokens_of
@@ -97,32 +97,51 @@ def empty_cache(device: torch.device) -> None:
 
 
 def usable_bytes(device: torch.device) -> int:
-    """GPU memory that this process has or could have, in bytes."""
+    """GPU memory that this process holds or could take, in bytes."""
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device)
 
 
-def run_planned(
-    spec: ModelSpec, shot: Shot, device: torch.device, work: Work, plans: Sequence[MemoryPlan] = ()
-) -> Generated:
-    """What `work` makes with the first of the model's plans that fits into the GPU's memory.
+def check_shape(spec: ModelSpec, shot: Shot) -> None:
+    """Raise RequestRejected for a size or a number of frames that the model does not make.
 
-    Should the memory not suffice after all, once more with the next leaner plan, which the
-    warnings of the result say. Raises MemoryTooSmall, before any work if none of them fits.
+    The pipelines round such numbers down and go on: the video would not be the one ordered.
+    """
+    fits = not (shot.width % spec.grid or shot.height % spec.grid)
+    if fits and shot.frames % spec.frame_step == 1:
+        return
+    raise RequestRejected(
+        f"{spec.name} does not make {shot.frames} frames of {shot.width}x{shot.height}: sides are "
+        f"multiples of {spec.grid}, and frames are a multiple of {spec.frame_step}, plus one."
+    )
+
+
+def plan_for(spec: ModelSpec, shot: Shot, device: torch.device) -> MemoryPlan:
+    """The first of the model's plans that fits into the GPU's memory; a plan of its own on a CPU.
+
+    Raises MemoryTooSmall when none fits.
     """
     if device.type != "cuda":
-        return _named(work(CPU_PLAN), CPU_PLAN)
-    plans = plans or spec.plans
+        return CPU_PLAN
     usable = usable_bytes(device)
     tokens = tokens_of(shot.width, shot.height, shot.frames, frame_step=spec.frame_step)
-    plan = choose(plans, usable, tokens)
+    plan = choose(spec.plans, usable, tokens)
     log.info(
-        "%s: plan %s, %.1f of %.1f GB (%s)",
+        "%s: plan %s takes %.1f of %.1f GB: %s",
         *(spec.name, plan.name, peak(plan, tokens) / GB, usable / GB, plan.description),
     )
-    return run_with_fallback(plans, plan, device, work)
+    return plan
+
+
+def run_planned(spec: ModelSpec, shot: Shot, device: torch.device, work: Work) -> Generated:
+    """What `work` makes with the plan for this shot.
+
+    Should the memory not suffice after all, once more with the next leaner plan, which the
+    warnings of the result say. Raises MemoryTooSmall, before any work if no plan fits.
+    """
+    return run_with_fallback(spec.plans, plan_for(spec, shot, device), device, work)
 
 
 def run_with_fallback(
@@ -134,7 +153,7 @@ def run_with_fallback(
     try:
         return _named(work(plan), plan)
     except torch.OutOfMemoryError as exc:
-        after = leaner(plans, plan)
+        after = leaner(plans, plan) if plan in plans else None
         if after is None:
             raise _too_small(plan) from exc
     # Outside of the handler: the error holds the frames, and they hold what filled the memory.

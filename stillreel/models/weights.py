@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from stillreel.errors import ModelUnavailable
 from stillreel.models.base import ModelSpec
 from stillreel.settings import InferenceSettings
@@ -37,6 +39,28 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     return _read_json(folder / part / "config.json")
 
 
+def load_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
+    """One part of a pipeline folder, made by the class `kind` of diffusers or transformers.
+
+    Raises ModelUnavailable when files are missing or broken.
+    """
+    try:
+        return kind.from_pretrained(folder / part, local_files_only=True, **options)
+    except (OSError, ValueError, SafetensorError) as exc:
+        raise ModelUnavailable(
+            f"The weights on this host are not whole: {folder.name}/{part} cannot be loaded. "
+            "Fetch them again."
+        ) from exc
+
+
+def missing_package(spec: ModelSpec, package: str) -> ModelUnavailable:
+    """The error for a Python package that a model cannot do without."""
+    return ModelUnavailable(
+        f"The model {spec.name} needs the Python package {package!r}, which cannot be imported "
+        "here. Install the extra: pip install 'stillreel[models]'."
+    )
+
+
 def _in_model_path(path: Path, spec: ModelSpec, repo_id: str) -> Path:
     name = repo_id.rpartition("/")[2]
     if (path / INDEX).exists() and (repo_id == spec.repo_id or path.name == name):
@@ -63,14 +87,6 @@ def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
             f"The weights of {repo_id} for the model {spec.name} are not on this host. Run: "
             f"stillreel models pull {spec.name}, or set MODEL_PATH to the folder that has them."
         ) from exc
-
-
-def missing_package(spec: ModelSpec, package: str) -> ModelUnavailable:
-    """The error for a Python package that a model cannot do without."""
-    return ModelUnavailable(
-        f"The model {spec.name} needs the Python package {package!r}, which cannot be imported "
-        "here. Install the extra: pip install 'stillreel[models]'."
-    )
 
 
 def _check_class(folder: Path, spec: ModelSpec) -> None:

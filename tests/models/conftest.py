@@ -1,4 +1,4 @@
-"""The models' own code on tiny networks with random weights, made on the spot; no address is called.
+"""The models' code on tiny networks with random weights, made on the spot; nothing is downloaded.
 
 torch is imported inside functions, so that a machine without it can say so.
 """
