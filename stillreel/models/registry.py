@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
+from stillreel.models import ltx2_plans
 from stillreel.models.base import Backend, ModelSpec, Preset
 from stillreel.models.memory import MemoryPlan
 from stillreel.settings import InferenceSettings
@@ -99,17 +100,23 @@ MODELS: dict[ModelName, ModelSpec] = {
     "ltx-2": ModelSpec(
         name="ltx-2",
         title="LTX-2 (video with audio)",
-        version="ltx-2-19b-distilled-1",
+        version="ltx-2-19b-2",
         repo_id="Lightricks/LTX-2",
         licence="LTX-2 Community License",
         default_size=(1920, 1080),
         grid=64,  # two stages: the first at half the size, itself a multiple of 32
         frame_step=8,
         fps=(24, 25, 30),
-        max_seconds=10.0,  # trained up to 20 s, which 40 GB do not hold at 1080p
+        max_seconds=20.0,
         presets={
             "standard": Preset(
                 11, "Distilled, two stages: 8 steps at half size and 3 at full.", steps_fixed=True
+            ),
+            "dev": Preset(40, "The full weights with the official guidance: 4 times the work."),
+            "dev-two-stage": Preset(
+                43,
+                "40 guided steps at half size, then 3 distilled ones at full.",
+                steps_fixed=True,
             ),
         },
         text_to_video=True,
@@ -117,7 +124,9 @@ MODELS: dict[ModelName, ModelSpec] = {
         stall_seconds=600.0,
         backend="stillreel.models.ltx2:Ltx2Backend",
         min_side=256,
-        max_pixels=1920 * 1088,
+        max_pixels=3840 * 2176,
+        pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+        plans=ltx2_plans.PLANS,
     ),
 }
 """All models by name. The first preset and the first fps of a model are its defaults."""
@@ -156,8 +165,9 @@ def load_backend(spec: ModelSpec, settings: InferenceSettings) -> Backend:
 
 
 def is_available(spec: ModelSpec) -> bool:
-    """Whether this installation has the code of the model; imports nothing heavy."""
+    """Whether this installation has the code that runs the model; imports nothing heavy."""
+    needed = ("torch", "diffusers", "transformers") if spec.pipelines else ()
     try:
-        return find_spec(spec.backend.partition(":")[0]) is not None
+        return all(find_spec(name) for name in (spec.backend.partition(":")[0], *needed))
     except ModuleNotFoundError:  # the package around the module is missing as well
         return False

@@ -39,6 +39,15 @@ def require(spec: ModelSpec, *packages: str) -> None:
             raise missing_package(spec, exc.name or package) from exc
 
 
+def hide_progress_bars() -> None:
+    """Keep the bars of diffusers and transformers out of the log; steps are reported by us."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def pick_device() -> torch.device:
     """The first GPU, else the CPU."""
     import torch

@@ -21,6 +21,7 @@ from stillreel.models.memory import MemoryPlan
 from stillreel.models.torch_backend import (
     check_shape,
     generator_for,
+    hide_progress_bars,
     plan_for,
     released,
     require,
@@ -64,6 +65,7 @@ class Wan22Backend:
         package is missing.
         """
         require(self.spec, "torch", "diffusers", "transformers", "accelerate", "ftfy")
+        hide_progress_bars()
         self._embeddings = EmbeddingCache(get_settings().host.home / "embeddings")
         self._weights = Wan22Weights(self.spec, self._settings)
         self._weights.use(self._weights.find_any())

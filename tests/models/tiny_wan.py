@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 
@@ -68,4 +69,18 @@ def save_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         expand_timesteps=True,
     )
     pipeline.save_pretrained(folder)
+    _tie_as_the_hub_has_it(folder / "text_encoder")
     return folder
+
+
+def _tie_as_the_hub_has_it(folder: Path) -> None:
+    """One embedding in the file, and a configuration that denies that two places share it."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("encoder.embed_tokens.weight", None)
+    assert "shared.weight" in tensors
+    save_file(tensors, path, {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
