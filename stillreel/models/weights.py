@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ def find_weights(spec: ModelSpec, settings: InferenceSettings, *, repo_id: str =
         folder = _in_cache(spec, repo_id)
     _check_class(folder, spec)
     return folder
+
+
+def has_weights(spec: ModelSpec, settings: InferenceSettings) -> bool:
+    """Whether the weights of one of its presets are on this host; true where there are none."""
+    if not spec.pipelines:
+        return True
+    for repo_id in {preset.repo_id for preset in spec.presets.values()}:
+        with suppress(ModelUnavailable):
+            find_weights(spec, settings, repo_id=repo_id)
+            return True
+    return False
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def torch_is_here(require: Callable[[str, bool], None]) -> None:
     """Without the extra `models` there is nothing to test."""
-    packages = ("torch", "diffusers", "transformers", "accelerate", "ftfy")
+    packages = ("torch", "diffusers", "transformers", "accelerate", "ftfy", "peft")
     missing = [name for name in packages if find_spec(name) is None]
     require(f"the extra `models` ({', '.join(missing)})", not missing)
 

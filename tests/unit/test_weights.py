@@ -10,7 +10,7 @@ import pytest
 
 from stillreel.errors import ModelUnavailable
 from stillreel.models.registry import MODELS
-from stillreel.models.weights import find_weights, read_config
+from stillreel.models.weights import find_weights, has_weights, read_config
 from stillreel.settings import InferenceSettings
 
 SPEC = replace(MODELS["wan-2.2"], repo_id="org/wan-big", pipelines=("WanPipeline", "WanOther"))
@@ -54,6 +54,14 @@ def test_a_folder_of_another_family_is_refused_with_both_names(tmp_path: Path) -
     folder = _folder(tmp_path / "wan-big", "LTXPipeline")
     with pytest.raises(ModelUnavailable, match=r"are a LTXPipeline.*WanPipeline or a WanOther"):
         find_weights(SPEC, _settings(folder))
+
+
+def test_a_model_has_weights_here_when_one_of_its_presets_has(tmp_path: Path) -> None:
+    preset = SPEC.presets["fast"].repo_id.rpartition("/")[2]
+    assert not has_weights(SPEC, _settings(tmp_path))
+    _folder(tmp_path / preset)
+    assert has_weights(SPEC, _settings(tmp_path))
+    assert has_weights(MODELS["preview"], _settings(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"], ids=["empty", "list", "broken"])
