@@ -74,10 +74,13 @@ def sound_of(
 
 
 def as_made(vae: Any, latents: Tensor) -> Tensor:
-    """Latents in the decoder's dtype as the pipeline that made them would have decoded them.
+    """Stored latents as they entered the decoder of the pipeline that made them, in its dtype.
 
-    It casts them before it undoes their normalisation; in bf16 the other order gives other pixels.
+    The pipeline casts before it undoes the normalisation; in bf16 the other order, which is that
+    of a plain cast, gives other pixels.
     """
+    if latents.dtype == vae.dtype:
+        return latents
     from diffusers import LTX2Pipeline
 
     facts = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
