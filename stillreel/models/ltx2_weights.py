@@ -111,7 +111,7 @@ class Networks:
         if self._plan in ("resident", "cpu"):
             pipe.text_encoder.to(self.device)
         else:
-            _stream(pipe.text_encoder, self.device, offload_type="leaf_level")
+            _stream(pipe.text_encoder, self.device, offload_type="leaf_level", use_stream=False)
         return pipe
 
     def _load_core(self, lora: Lora) -> Core:
@@ -159,7 +159,13 @@ def place(transformer: Any, plan: str, device: torch.device, dtype: torch.dtype)
     import torch
 
     if plan == "streamed":
-        _stream(transformer, device, offload_type="block_level", num_blocks_per_group=1)
+        _stream(
+            transformer,
+            device,
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=device.type == "cuda",  # a block comes while the one before it works
+        )
         return
     if plan == "fp8":
         transformer.enable_layerwise_casting(
@@ -179,7 +185,6 @@ def _stream(network: Any, device: torch.device, **how: Any) -> None:
         network,
         onload_device=device,
         offload_device=torch.device("cpu"),
-        use_stream=device.type == "cuda",
         **how,
     )
 

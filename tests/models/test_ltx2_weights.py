@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from stillreel.errors import MemoryTooSmall, ModelUnavailable, RequestRejected
+from stillreel.job import Phase
+from stillreel.models.base import Generated
 from stillreel.models.ltx2 import Ltx2Backend
 from stillreel.models.ltx2_plans import PLANS, plans_for
 from stillreel.models.ltx2_stages import GUIDED, STAGES
 from stillreel.models.ltx2_weights import Networks
-from stillreel.models.memory import GB, choose, peak, tokens_of
+from stillreel.models.memory import GB, MemoryPlan, choose, peak, tokens_of
+from stillreel.models.torch_backend import run_with_fallback
+from stillreel.settings import get_settings
 from tests.models.test_ltx2 import SPEC, backend_of, counted, equal, image_of, quiet, shot_of
 
 A10G, A100_40, A100_80, H200 = 23.3, 41.8, 84.0, 149.0
@@ -176,6 +180,39 @@ def test_every_plan_makes_a_video_and_all_but_fp8_the_same_one(ltx_folder: Path)
     fp8, exact = made["fp8"]["video"], made["resident"]["video"]
     assert not np.array_equal(fp8, exact)
     assert np.abs(fp8 - exact).mean() < 0.2 * np.abs(exact).mean()
+
+
+def test_a_text_encoder_that_streams_reads_a_prompt_as_one_that_stays(
+    ltx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {}
+    for plan in ("resident", "bf16"):
+        monkeypatch.setenv("STILLREEL_HOME", str(tmp_path / plan))
+        get_settings.cache_clear()
+        made[plan] = _made_by(backend_of(ltx_folder), plan)
+        assert len(list((tmp_path / plan / "embeddings").iterdir())) == 1
+    assert equal(made["resident"], made["bf16"])
+
+
+def test_out_of_memory_falls_back_to_the_next_plan_and_says_so(ltx_folder: Path) -> None:
+    import torch
+
+    backend, steps = backend_of(ltx_folder), list[int]()
+
+    def fail_once(phase: Phase, step: int, _: int) -> None:
+        if phase is Phase.DENOISE:
+            steps.append(step)
+            if steps == [0, 1, 2]:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def work(plan: MemoryPlan) -> Generated:
+        return backend._generate(shot_of(), image_of(), fail_once, STAGES["standard"], plan)
+
+    found = run_with_fallback(PLANS, PLANS[0], torch.device("cpu"), work)
+    assert found.plan == "bf16"
+    assert "resident ran out" in found.warnings[0]
+    assert steps == [0, 1, 2, *range(12)]
+    assert equal(found.arrays, backend.generate(shot_of(), image_of(), quiet).arrays)
 
 
 @pytest.mark.parametrize(
