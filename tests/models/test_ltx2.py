@@ -207,14 +207,17 @@ def test_a_prompt_is_encoded_once_and_then_needs_no_text_encoder(
         second.generate(shot_of(prompt="another"), None, quiet)
 
 
-def test_embeddings_without_their_padding_make_the_same_video(
+def test_both_stages_are_those_of_the_pipelines_called_by_hand(
     ltx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the pipeline itself, which is given the prompt and keeps the padding's own rows."""
+    """As diffusers documents it: the prompt with its padding, the LoRA beside the weights."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, LTX2Pipeline
-
-    from stillreel.models.ltx2_stages import DISTILLED, UNGUIDED
+    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplePipeline, LTX2LatentUpsamplerModel
+    from diffusers.pipelines.ltx2.utils import (
+        DISTILLED_SIGMA_VALUES,
+        STAGE_2_DISTILLED_SIGMA_VALUES,
+    )
 
     monkeypatch.setenv("STILLREEL_HOME", str(tmp_path))
     pipe: Any = LTX2Pipeline.from_pretrained(ltx_folder)
@@ -223,23 +226,26 @@ def test_embeddings_without_their_padding_make_the_same_video(
         pipe.scheduler.config, use_dynamic_shifting=False, shift_terminal=None
     )
     pipe.set_progress_bar_config(disable=True)
-    stages: dict[int, Any] = {}
-
-    def keep(_: Any, index: int, __: Any, values: dict[str, Any]) -> dict[str, Any]:
-        stages[index] = values["latents"].numpy().copy()
-        return values
-
-    backend = backend_of(ltx_folder)
-    pipe(
-        prompt="a quiet lake", height=32, width=64, num_frames=FRAMES, frame_rate=24.0,
-        sigmas=list(DISTILLED), generator=torch.Generator("cpu").manual_seed(7),
-        output_type="latent", callback_on_step_end=keep, **UNGUIDED,
+    upsampler: Any = LTX2LatentUpsamplerModel.from_pretrained(ltx_folder / "latent_upsampler")
+    common: dict[str, Any] = {
+        "prompt": "a quiet lake", "num_frames": FRAMES, "frame_rate": 24.0, "guidance_scale": 1.0,
+        "stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0,
+        "audio_guidance_scale": 1.0, "audio_stg_scale": 0.0, "audio_modality_scale": 1.0,
+        "audio_guidance_rescale": 0.0, "spatio_temporal_guidance_blocks": None,
+        "generator": torch.Generator("cpu").manual_seed(7), "output_type": "latent",
+        "return_dict": False,
+    }  # fmt: skip
+    half, sound = pipe(height=32, width=64, sigmas=DISTILLED_SIGMA_VALUES, **common)
+    large = LTX2LatentUpsamplePipeline(vae=pipe.vae, latent_upsampler=upsampler)(
+        latents=half, latents_normalized=False, output_type="latent", return_dict=False
+    )[0]
+    video, audio = pipe(
+        height=64, width=128, sigmas=STAGE_2_DISTILLED_SIGMA_VALUES, noise_scale=0.909375,
+        latents=large, audio_latents=sound, **common,
     )  # fmt: skip
-    with counted(backend) as calls:
-        backend.generate(shot_of(), None, quiet)
-    for index in range(1, 8):  # what enters a step of ours left the one before it of theirs
-        theirs = stages[index - 1]
-        np.testing.assert_allclose(calls[index]["hidden_states"].numpy(), theirs, atol=2e-4)
+    ours = backend_of(ltx_folder).generate(shot_of(), None, quiet).arrays
+    np.testing.assert_allclose(ours["video"], video.numpy(), atol=1e-3)
+    np.testing.assert_allclose(ours["audio"], audio.numpy(), atol=1e-3)
 
 
 def test_latents_decode_in_a_new_process_to_the_same_bytes(
