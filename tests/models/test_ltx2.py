@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,26 @@ def equal(first: LatentArrays, second: LatentArrays) -> bool:
     )
 
 
+@dataclass
+class Forward:
+    """One call of the transformer."""
+
+    given: dict[str, Any]
+    video: Any
+    """What it made: (batch, tokens, channels)."""
+
+
 @contextmanager
-def counted(backend: Ltx2Backend, lora: Any = "merged") -> Iterator[list[dict[str, Any]]]:
-    """The arguments of every forward of the transformer."""
+def counted(backend: Ltx2Backend, lora: Any = "merged") -> Iterator[list[Forward]]:
+    """Every forward of the transformer."""
     networks = backend._networks
     assert networks
     networks.use("cpu")
-    calls: list[dict[str, Any]] = []
-    transformer = networks.core(lora).transformer
-    hook = transformer.register_forward_pre_hook(
-        lambda _, __, values: calls.append(values), with_kwargs=True
+    forwards: list[Forward] = []
+    hook = networks.core(lora).transformer.register_forward_hook(
+        lambda _, __, given, made: forwards.append(Forward(given, made[0])), with_kwargs=True
     )
-    yield calls
+    yield forwards
     hook.remove()
 
 
@@ -144,12 +153,13 @@ def test_the_default_takes_one_forward_a_step_at_the_exact_noise_levels(
 ) -> None:
     with counted(backend) as calls:
         backend.generate(shot_of(), None, quiet)
-    sigmas = [round(float(call["sigma"].flatten()[0]) / 1000, 6) for call in calls]
+    given = [call.given for call in calls]
+    sigmas = [round(float(values["sigma"].flatten()[0]) / 1000, 6) for values in given]
     first = [1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875]
     assert sigmas == [*first, 0.909375, 0.725, 0.421875]
-    sizes = [(call["height"], call["width"]) for call in calls]
+    sizes = [(values["height"], values["width"]) for values in given]
     assert sizes == [(1, 2)] * 8 + [(2, 4)] * 3
-    assert {len(call["hidden_states"]) for call in calls} == {1}
+    assert {len(values["hidden_states"]) for values in given} == {1}
 
 
 def test_steps_are_counted_over_both_stages_after_the_text(backend: Ltx2Backend) -> None:
