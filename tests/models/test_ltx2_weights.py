@@ -13,9 +13,9 @@ from stillreel.errors import MemoryTooSmall, ModelUnavailable, RequestRejected
 from stillreel.job import Phase
 from stillreel.models.base import Generated
 from stillreel.models.ltx2 import Ltx2Backend
-from stillreel.models.ltx2_plans import PLANS, plans_for
+from stillreel.models.ltx2_plans import LORA_BYTES, PLANS, plans_for
 from stillreel.models.ltx2_stages import GUIDED, STAGES
-from stillreel.models.ltx2_weights import Networks
+from stillreel.models.ltx2_weights import FP8_SKIPS, Networks
 from stillreel.models.memory import GB, MemoryPlan, choose, peak, tokens_of
 from stillreel.models.torch_backend import run_with_fallback
 from stillreel.settings import get_settings
@@ -233,6 +233,36 @@ def test_the_plan_is_chosen_by_what_the_shot_takes(
         return
     with pytest.raises(MemoryTooSmall):
         choose(plans, free, tokens)
+
+
+def test_the_plans_count_the_real_transformer_as_it_is() -> None:
+    """Its architecture without memory: what it weighs, whole, as FP8, and what never streams."""
+    import re
+
+    import torch
+    from diffusers import LTX2VideoTransformer3DModel
+
+    with torch.device("meta"):
+        transformer: Any = LTX2VideoTransformer3DModel(rope_type="split")
+    parts = {name: sum(p.numel() for p in part.parameters(recurse=False))
+             for name, part in transformer.named_modules()}  # fmt: skip
+    linear = {name for name, part in transformer.named_modules()
+              if isinstance(part, torch.nn.Linear)}  # fmt: skip
+    cast = {name for name in linear if not any(re.search(skip, name) for skip in FP8_SKIPS)}
+    assert all(name.startswith("transformer_blocks") for name in cast)
+    whole, saved = 2 * sum(parts.values()), sum(parts[name] for name in cast)
+    blocks = 2 * sum(size for name, size in parts.items() if name.startswith("transformer_blocks"))
+    weights = {plan.name: plan.resident_bytes for plan in PLANS}
+    beside = weights["bf16"] - whole
+    assert beside == pytest.approx(8.2 * GB, rel=0.02)  # all other networks, and a margin
+    assert weights["fp8"] == pytest.approx(whole - saved + beside, rel=0.01)
+    assert weights["streamed"] == pytest.approx(whole - blocks + 2 * blocks / 48 + beside, rel=0.02)
+    adapters = sum(
+        part.in_features + part.out_features
+        for name, part in transformer.named_modules()
+        if name in linear and name.startswith("transformer_blocks")
+    )
+    assert pytest.approx(2 * 384 * adapters, rel=0.05) == LORA_BYTES
 
 
 def test_a_guided_shot_takes_more_than_a_distilled_one_and_4k_decodes_dearest() -> None:
