@@ -85,7 +85,7 @@ MODELS: dict[ModelName, ModelSpec] = {
                 resident_bytes=12_800_000_000,
                 bytes_per_token=250_000,
                 decode_bytes=23_500_000_000,
-                text_bytes=12_300_000_000,
+                text_bytes=15_100_000_000,
             ),
             MemoryPlan(
                 "tiled",
@@ -93,7 +93,7 @@ MODELS: dict[ModelName, ModelSpec] = {
                 resident_bytes=12_800_000_000,
                 bytes_per_token=250_000,
                 decode_bytes=9_000_000_000,
-                text_bytes=12_300_000_000,
+                text_bytes=15_100_000_000,
             ),
         ),
     ),

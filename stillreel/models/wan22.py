@@ -143,7 +143,6 @@ class Wan22Backend:
             return stored["prompt"]
         self._weights.place("text", plan)
         encoder = self._weights.use_text_encoder()
-        self._weights.place("text", plan)
         with torch.no_grad():
             embed, _ = encoder.encode_prompt(
                 prompt,

@@ -19,7 +19,7 @@ CHANNELS = 48
 
 _ALL = frozenset({"text_encoder", "transformer", "vae"})
 _ONE_BY_ONE: dict[Phase, frozenset[str]] = {
-    "text": frozenset({"text_encoder"}),
+    "text": frozenset({"text_encoder", "vae"}),
     "denoise": frozenset({"transformer", "vae"}),
     "decode": frozenset({"vae"}),
 }
@@ -101,14 +101,19 @@ class Wan22Weights:
         self._preset = preset
 
     def use_text_encoder(self) -> Any:
-        """The text encoder and its tokenizer, as a pipeline that can do nothing but encode."""
+        """The text encoder on the device, as a pipeline that can do nothing but encode."""
         from diffusers import WanPipeline
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         folder = self._folders[self._preset]
         if "text_encoder" not in self._parts:
+            # Straight onto the device: a host of 16 GB may hold the transformer at this time.
             self._parts["text_encoder"] = load_part(
-                UMT5EncoderModel, folder, "text_encoder", dtype=self.dtype
+                UMT5EncoderModel,
+                folder,
+                "text_encoder",
+                dtype=self.dtype,
+                device_map={"": self.device},
             )
         pipeline: Any = WanPipeline
         return pipeline(
