@@ -96,15 +96,16 @@ class Wan22Backend:
             prompts.append(shot.negative_prompt or NEGATIVE_PROMPT)
         with released(self._weights.device):
             on_step(Phase.TEXT, 0, 1)
-            embeds = [self._embed(prompt, plan) for prompt in prompts]
+            texts = [self._embed(prompt, plan) for prompt in prompts]
             self._weights.place("denoise", plan)
             on_step(Phase.TEXT, 1, 1)
             encoded = time.perf_counter()
-            latents = self._denoise(shot, image, embeds, on_step)
+            latents = self._denoise(shot, image, [text["embed"] for text in texts], on_step)
         return Generated(
             arrays={"video": latents},
             seconds={Phase.TEXT: encoded - begin, Phase.DENOISE: time.perf_counter() - encoded},
             dtype=str(self._weights.dtype).removeprefix("torch."),
+            warnings=self._warnings(shot, [int(text["tokens"]) for text in texts]),
         )
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:
@@ -131,16 +132,29 @@ class Wan22Backend:
     def _distilled(self, shot: Shot) -> bool:
         return self.spec.presets[shot.preset].steps_fixed
 
-    def _embed(self, prompt: str, plan: MemoryPlan) -> torch.Tensor:
-        """The embedding (1, 512, width) of one prompt, on the CPU.
+    def _warnings(self, shot: Shot, tokens: list[int]) -> tuple[str, ...]:
+        warnings = [
+            f"The {name} has {count} tokens, and {self.spec.name} read the first {TEXT_TOKENS}."
+            for name, count in zip(("prompt", "negative prompt"), tokens, strict=False)
+            if count > TEXT_TOKENS
+        ]
+        if shot.negative_prompt and self._distilled(shot):
+            warnings.append(
+                f"The preset {shot.preset} has no use for a negative prompt; standard has."
+            )
+        return tuple(warnings)
+
+    def _embed(self, prompt: str, plan: MemoryPlan) -> dict[str, torch.Tensor]:
+        """The `embed` (1, 512, width) of one prompt, on the CPU, and of how many `tokens` it is.
 
         One at a time: in a batch, its numbers would depend on the others.
         """
         import torch
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         key = key_of(f"{self.spec.version} {self._weights.dtype}", prompt)
         if stored := self._embeddings.load(key):
-            return stored["prompt"]
+            return stored
         self._weights.place("text", plan)
         encoder = self._weights.use_text_encoder()
         with torch.no_grad():
@@ -150,8 +164,10 @@ class Wan22Backend:
                 max_sequence_length=TEXT_TOKENS,
                 device=self._weights.device,
             )
-        self._embeddings.store(key, {"prompt": embed})
-        return embed.cpu()
+        tokens = len(encoder.tokenizer(prompt_clean(prompt)).input_ids)
+        made = {"embed": embed.cpu(), "tokens": torch.tensor(tokens)}
+        self._embeddings.store(key, made)
+        return made
 
     def _denoise(
         self, shot: Shot, image: Image.Image | None, embeds: list[torch.Tensor], on_step: OnStep

@@ -207,6 +207,22 @@ def test_an_order_without_a_negative_prompt_gets_the_official_one(backend: Wan22
     assert made_with("") == made_with(NEGATIVE_PROMPT) != made_with("blurred")
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["new", "stored"])
+def test_what_of_a_prompt_has_no_effect_is_told(backend: Wan22Backend, again: bool) -> None:
+    long, short = "a " * 600, "a lake"
+    if again:
+        backend.generate(tiny_shot("wan-2.2", long, negative_prompt=long), None, Steps())
+
+    def warnings(prompt: str, negative: str, preset: str = "standard") -> str:
+        shot = tiny_shot("wan-2.2", prompt, negative_prompt=negative, preset=preset)
+        return " ".join(backend.generate(shot, None, Steps()).warnings)
+
+    assert warnings(short, "blurred") == ""
+    assert warnings(long, "").startswith("The prompt has 1201 tokens")
+    assert warnings(short, long).startswith("The negative prompt has 1201 tokens")
+    assert "fast has no use for a negative prompt" in warnings(short, "blurred", "fast")
+
+
 def test_the_text_encoder_reads_the_embedding_that_the_file_has_once(wan_folder: Path) -> None:
     """Otherwise it reads zeros and every prompt is the same: huggingface/transformers#43880."""
     from transformers import UMT5EncoderModel
