@@ -99,9 +99,7 @@ def test_asking_whether_a_model_is_available_imports_nothing(
     assert "untouched_backend" not in sys.modules
 
 
-def test_without_the_extra_everything_imports_and_only_the_preview_is_available() -> (
-    None
-):
+def test_without_the_extra_everything_imports_and_only_the_preview_is_available() -> None:
     """As on a control host: none of the packages of the extra `models` is there."""
     program = """
 import importlib, pkgutil, sys
