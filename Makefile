@@ -13,7 +13,7 @@ override PROMPT := $(value PROMPT)
 export IMAGE PROMPT CHROMIUM
 
 .PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
-	types check wheel bench docs clean services test-api
+	types check wheel bench docs clean services test-api test-models
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -33,7 +33,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt $(BIN)/pip
 
 $(VENV)/.setup-dev: pyproject.toml constraints.txt $(BIN)/pip
 	@echo "Installing stillreel and its development tools into $(VENV) ..."
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev,models]'
 	@touch $(VENV)/.setup $@
 
 # pip is the last thing that `venv` makes, so a half-made .venv is made again.
@@ -70,6 +70,9 @@ test: $(VENV)/.setup-dev ## Run the unit and workflow tests (ARGS="-k encoder")
 
 test-api: $(VENV)/.setup-dev ## Run the tests of the HTTP API, on a real Prefect server
 	@$(BIN)/python -m pytest tests/api $(ARGS)
+
+test-models: $(VENV)/.setup-dev ## Run the tests of the AI models, on tiny ones made on the spot
+	@$(BIN)/python -m pytest tests/models $(ARGS)
 
 services: ## Install the servers that integration tests start (Debian; uses sudo)
 	@tests/services/install.sh

@@ -101,6 +101,7 @@ def generate(
         Path | None, typer.Option("--output", "-o", help="The MP4 to write, or its directory.")
     ] = None,
     model: Annotated[str, typer.Option(help="preview, wan-2.2 or ltx-2.")] = "preview",
+    preset: Annotated[str, typer.Option(help="Of the model, e.g. fast; empty: its first.")] = "",
     duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
     width: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,
     height: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,
@@ -131,6 +132,7 @@ def generate(
     values = {
         "prompt": prompt,
         "model": model,
+        "preset": preset,
         "duration": duration,
         "width": width,
         "height": height,

@@ -153,6 +153,12 @@ class InferenceFailed(InferenceError):
     code, retryable = "inference_failed", True
 
 
+class MemoryTooSmall(InferenceError):
+    """This host's GPU has too little memory for this video."""
+
+    code, http_status = "memory_too_small", 507
+
+
 class InferenceServerAway(InferenceError):
     """The inference server of this host does not answer."""
 

@@ -31,6 +31,7 @@ from stillreel.job import JobSpec, Video, job_id_of, spec_of
 from stillreel.keys import input_key
 from stillreel.models.registry import MODELS, get_model, is_available
 from stillreel.models.shots import check
+from stillreel.models.weights import find_weights
 from stillreel.process import end_tree, with_parent
 from stillreel.progress import Listener, listening
 from stillreel.project import FLOW_ENTRYPOINT, project_dir
@@ -95,7 +96,7 @@ def generate(
     if image is not None:
         spec, content_type = _with_image(spec, image, settings)
     check(spec, get_model(spec.model))
-    _check_model(spec)
+    _check_model(spec, settings)
     poster = output.with_name(f"{output.stem}-poster.jpg")
     _check_outputs(output, poster, source=source)
     storage = open_storage(settings.storage, settings.host.home)
@@ -125,12 +126,17 @@ def _with_image(spec: JobSpec, image: bytes, settings: Settings) -> tuple[JobSpe
     return spec.model_copy(update={"image_key": key}), f"image/{picture.format.lower()}"
 
 
-def _check_model(spec: JobSpec) -> None:
-    if is_available(get_model(spec.model)):
+def _check_model(spec: JobSpec, settings: Settings) -> None:
+    model = get_model(spec.model)
+    if is_available(model):
+        preset = model.presets[spec.preset or next(iter(model.presets))]
+        if model.pipelines:
+            find_weights(model, settings.inference, repo_id=preset.repo_id)
         return
     here = ", ".join(model.name for model in MODELS.values() if is_available(model))
     raise ModelUnavailable(
-        f"the code of the model {spec.model} is not part of this installation, which has: {here}"
+        f"the code of the model {spec.model} is not part of this installation, which has: {here}; "
+        "the AI models need an extra: pip install 'stillreel[models]'"
     )
 
 

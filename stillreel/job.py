@@ -215,6 +215,9 @@ class Latents(_Value):
     seconds: dict[str, float]
     """By phase; `gpu` is all the time that the GPU was taken."""
     dtype: str = ""
+    plan: str = ""
+    """The memory plan that made them, where there was one to choose."""
+    warnings: tuple[str, ...] = ()
     host: str = ""
     host_price: float = 0.0
     reused_from: str = ""

@@ -45,6 +45,7 @@ def write_receipt(
             "steps": shot.steps,
             "seed": shot.seed,
             "dtype": latents.dtype,
+            "plan": latents.plan,
         },
         "input": {
             "prompt": spec.prompt if spec.embed_prompt else None,
@@ -62,7 +63,7 @@ def write_receipt(
             "codec": clip.codec,
             "audio": clip.has_audio,
         },
-        "warnings": list(shot.warnings),
+        "warnings": [*shot.warnings, *latents.warnings],
         "took": {
             "fetch_seconds": round(prepared.seconds, 3),
             "infer_seconds": {name: round(value, 3) for name, value in latents.seconds.items()},

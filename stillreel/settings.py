@@ -261,8 +261,8 @@ class InferenceSettings(_Concern):
     model_path: str = Field(
         "",
         validation_alias=_names("MODEL_PATH", "MODEL_PATH"),
-        description="Directory of model weights; empty uses the hub's cache "
-        "(read by the models' backends, which are to come).",
+        description="Directory of model weights: one pipeline folder, or several that are called "
+        "like their repositories; empty uses the hub's cache.",
     )
     preview_seconds_per_step: float = Field(
         0.0, ge=0, le=60, description="Waiting time of a `preview` step, for load tests."
@@ -349,7 +349,7 @@ class ApiSettings(_Concern):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Models that the API offers, comma-separated, the default first; empty: all "
-        "that are deployed and that this release can run.",
+        "that are deployed and whose code and weights are on this machine.",
     )
     body_max_bytes: int = Field(
         25_000_000, ge=1000, description="Largest request body; larger images are uploaded."

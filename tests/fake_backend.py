@@ -94,7 +94,8 @@ class FakeBackend:
             if step == 1 and (error := self._script.errors.get(shot.prompt)):
                 raise error
         value = 0 if image is None else np.asarray(image)[0, 0, 0]
-        return Generated({"value": np.array([value], np.uint8)}, {"denoise": 0.25}, "uint8")
+        arrays = {"value": np.array([value], np.uint8)}
+        return Generated(arrays, {"denoise": 0.25}, "uint8", "rich", ("Not quite.",))
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:
         assert arrays

@@ -102,7 +102,7 @@ def build_services(
         storage=storage,
         links=links,
         owners=OwnerStore(api, settings, audit=audit),
-        deployments=Deployments(api, settings.api.models),
+        deployments=Deployments(api, settings.inference, settings.api.models),
         queues=queues,
         reader=reader,
         lister=JobLister(api, reader),

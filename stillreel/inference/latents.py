@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,18 @@ from safetensors.numpy import save
 from stillreel.errors import InferenceFailed
 from stillreel.job import Shot
 from stillreel.models.base import Generated, LatentArrays
+
+
+class Facts(NamedTuple):
+    """What the description of stored latents says."""
+
+    shot: Shot
+    seconds: dict[str, float]
+    """By phase."""
+    dtype: str
+    plan: str
+    """The memory plan that made them, where there was one to choose."""
+    warnings: tuple[str, ...]
 
 
 def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
@@ -24,6 +37,8 @@ def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
         "shot": shot.model_dump_json(),
         "seconds": json.dumps(dict(generated.seconds)),
         "dtype": generated.dtype,
+        "plan": generated.plan,
+        "warnings": json.dumps(generated.warnings),
     }
     try:
         with temporary.open("wb") as file:
@@ -35,14 +50,19 @@ def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_facts(path: Path) -> tuple[Shot, dict[str, float], str]:
-    """The shot, the seconds by phase and the dtype of stored latents, without the arrays."""
+def read_facts(path: Path) -> Facts:
+    """What stored latents are and what they took, without the arrays."""
     with _opened(path) as file:
         metadata = file.metadata() or {}
     try:
-        shot = Shot.model_validate_json(metadata["shot"])
-        return shot, json.loads(metadata["seconds"]), metadata["dtype"]
-    except (KeyError, ValueError) as exc:
+        return Facts(
+            shot=Shot.model_validate_json(metadata["shot"]),
+            seconds=json.loads(metadata["seconds"]),
+            dtype=metadata["dtype"],
+            plan=metadata.get("plan", ""),
+            warnings=tuple(json.loads(metadata.get("warnings", "[]"))),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
         raise InferenceFailed("the stored latents have no readable description") from exc
 
 

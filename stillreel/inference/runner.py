@@ -174,7 +174,7 @@ class Runner:
         if not path.exists():
             return
         try:
-            shot, seconds, dtype = read_facts(path)
+            facts = read_facts(path)
         except InferenceFailed as exc:
             log.warning("run %s is computed again: %s", work.entry.run_id, exc.message)
             return
@@ -182,10 +182,10 @@ class Runner:
             update={
                 "state": State.FINISHED,
                 "phase": Phase.DENOISE,
-                "step": shot.steps,
-                "steps": shot.steps,
-                "seconds": seconds,
-                "dtype": dtype,
+                "step": facts.shot.steps,
+                "steps": facts.shot.steps,
+                "seconds": facts.seconds,
+                "dtype": facts.dtype,
                 "attached": True,
             }
         )
@@ -253,7 +253,7 @@ class Runner:
 
     def _decode(self, work: _Work, order: DecodeOrder) -> None:
         path = Path(order.latents_path)
-        shot, _, _ = read_facts(path)
+        shot = read_facts(path).shot
         on_step = self._on_step(work)
         backend = self._ensure(shot.model, on_step)
         decoded = backend.decode(shot, read_arrays(path))

@@ -10,7 +10,9 @@ from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
 from stillreel.jobs import marks
 from stillreel.models.registry import MODELS, is_available
+from stillreel.models.weights import has_weights
 from stillreel.prefect_api import PAGE, PrefectApi
+from stillreel.settings import InferenceSettings
 
 FRESH_SECONDS = 15.0
 
@@ -28,10 +30,16 @@ class Deployment:
 
 
 class Deployments:
-    """The deployments of Prefect, read again when older than 15 s."""
+    """The deployments of Prefect, read again when older than 15 s.
 
-    def __init__(self, api: PrefectApi, chosen: Sequence[str] = ()) -> None:
+    Those of the `chosen` models or, where none is chosen, of all that this machine could run.
+    """
+
+    def __init__(
+        self, api: PrefectApi, inference: InferenceSettings, chosen: Sequence[str] = ()
+    ) -> None:
         self._api = api
+        self._inference = inference
         self._chosen = chosen
         self._found: dict[str, Deployment] = {}
         self._read_at = float("-inf")
@@ -74,5 +82,9 @@ class Deployments:
                     item["work_queue_name"] or "",
                 )
                 found.setdefault(model, made)
-        order = self._chosen or [n for n, spec in MODELS.items() if is_available(spec)]
+        order = self._chosen or [name for name in MODELS if self._runs_here(name)]
         return {name: found[name] for name in order if name in found}
+
+    def _runs_here(self, name: ModelName) -> bool:
+        spec = MODELS[name]
+        return is_available(spec) and has_weights(spec, self._inference)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stillreel.job import ModelName, Phase, Shot
+from stillreel.models.memory import MemoryPlan
 
 LatentArrays = dict[str, np.ndarray]
 """Named arrays; stored as safetensors, so any host reads them without torch."""
@@ -25,6 +26,8 @@ class Preset:
     steps: int
     description: str
     steps_fixed: bool = False
+    repo_id: str = ""
+    """Weights of its own; empty: the model's."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class ModelSpec:
     oversample: float = 1.0
     """How many times larger than the video an image may be given, e.g. to zoom into it."""
     max_pixels: int = 4096 * 2304
+    pipelines: tuple[str, ...] = ()
+    """What model_index.json of its weights may name as their class."""
+    plans: tuple[MemoryPlan, ...] = ()
+    """Ways to run it on a GPU, the most preferred first, the leanest last."""
 
 
 @dataclass
@@ -81,6 +88,9 @@ class Generated:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds by phase."""
     dtype: str = "float32"
+    plan: str = ""
+    """The memory plan that it was made by; empty where there is none to choose."""
+    warnings: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

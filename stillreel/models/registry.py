@@ -7,7 +7,9 @@ from importlib.util import find_spec
 
 from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
+from stillreel.models import ltx2_plans
 from stillreel.models.base import Backend, ModelSpec, Preset
+from stillreel.models.memory import MemoryPlan
 from stillreel.settings import InferenceSettings
 
 MODELS: dict[ModelName, ModelSpec] = {
@@ -44,7 +46,10 @@ MODELS: dict[ModelName, ModelSpec] = {
         presets={
             "standard": Preset(50, "The official settings: 50 steps with guidance 5."),
             "fast": Preset(
-                3, "The distilled weights FastWan2.2-TI2V-5B-FullAttn.", steps_fixed=True
+                3,
+                "The distilled weights FastWan2.2-TI2V-5B-FullAttn, without guidance.",
+                steps_fixed=True,
+                repo_id="FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",
             ),
         },
         text_to_video=True,
@@ -53,21 +58,65 @@ MODELS: dict[ModelName, ModelSpec] = {
         backend="stillreel.models.wan22:Wan22Backend",
         sizes=((1280, 704), (704, 1280)),
         min_side=256,
+        pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanDMDPipeline"),
+        # Derived, not yet measured: transformer 10.0 GB, VAE 2.8 in float32, text encoder 11.4;
+        # the rest counted on the shapes of the real layers: 6.2 for a forward of 27280 tokens,
+        # 19.4 for decoding a latent frame of 1280x704, 0.8 for a prompt; a tenth on top.
+        plans=(
+            MemoryPlan(
+                "resident",
+                "Everything stays on the GPU.",
+                resident_bytes=24_200_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=45_600_000_000,
+                text_bytes=25_100_000_000,
+            ),
+            MemoryPlan(
+                "text-first",
+                "The text encoder is on the GPU for new prompts only.",
+                resident_bytes=12_800_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=34_200_000_000,
+                text_bytes=22_300_000_000,
+            ),
+            MemoryPlan(
+                "one-by-one",
+                "The transformer makes room for the text encoder and for decoding.",
+                resident_bytes=12_800_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=23_500_000_000,
+                text_bytes=15_100_000_000,
+            ),
+            MemoryPlan(
+                "tiled",
+                "As one-by-one, and decodes in blended tiles.",
+                resident_bytes=12_800_000_000,
+                bytes_per_token=250_000,
+                decode_bytes=9_000_000_000,
+                text_bytes=15_100_000_000,
+            ),
+        ),
     ),
     "ltx-2": ModelSpec(
         name="ltx-2",
         title="LTX-2 (video with audio)",
-        version="ltx-2-19b-distilled-1",
+        version="ltx-2-19b-2",
         repo_id="Lightricks/LTX-2",
         licence="LTX-2 Community License",
         default_size=(1920, 1080),
         grid=64,  # two stages: the first at half the size, itself a multiple of 32
         frame_step=8,
         fps=(24, 25, 30),
-        max_seconds=10.0,  # trained up to 20 s, which 40 GB do not hold at 1080p
+        max_seconds=20.0,
         presets={
             "standard": Preset(
                 11, "Distilled, two stages: 8 steps at half size and 3 at full.", steps_fixed=True
+            ),
+            "dev": Preset(40, "The full weights with the official guidance: 4 times the work."),
+            "dev-two-stage": Preset(
+                43,
+                "40 guided steps at half size, then 3 distilled ones at full.",
+                steps_fixed=True,
             ),
         },
         text_to_video=True,
@@ -75,7 +124,9 @@ MODELS: dict[ModelName, ModelSpec] = {
         stall_seconds=600.0,
         backend="stillreel.models.ltx2:Ltx2Backend",
         min_side=256,
-        max_pixels=1920 * 1088,
+        max_pixels=3840 * 2176,
+        pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+        plans=ltx2_plans.PLANS,
     ),
 }
 """All models by name. The first preset and the first fps of a model are its defaults."""
@@ -114,8 +165,9 @@ def load_backend(spec: ModelSpec, settings: InferenceSettings) -> Backend:
 
 
 def is_available(spec: ModelSpec) -> bool:
-    """Whether this installation has the code of the model; imports nothing heavy."""
+    """Whether this installation has the code that runs the model; imports nothing heavy."""
+    needed = ("torch", "diffusers", "transformers") if spec.pipelines else ()
     try:
-        return find_spec(spec.backend.partition(":")[0]) is not None
+        return all(find_spec(name) for name in (spec.backend.partition(":")[0], *needed))
     except ModuleNotFoundError:  # the package around the module is missing as well
         return False

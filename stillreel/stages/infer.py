@@ -50,14 +50,16 @@ def infer(
     with connect(settings, run_id) as client:
         stall = get_model(spec.model).stall_seconds
         client.infer(run_id, order, stall_seconds=stall, on_entry=_report)
-    _, seconds, dtype = read_facts(path)
+    facts = read_facts(path)
     storage.put_file(key, path, content_type="application/octet-stream")
     latents = Latents(
         key=key,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size=path.stat().st_size,
-        seconds=seconds,
-        dtype=dtype,
+        seconds=facts.seconds,
+        dtype=facts.dtype,
+        plan=facts.plan,
+        warnings=facts.warnings,
         host=settings.host.host_name,
         host_price=settings.host.host_price,
     )

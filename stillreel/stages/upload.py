@@ -76,5 +76,5 @@ def upload(
         seconds=clip.seconds,
         cost_usd=receipt["cost"]["usd"],
         completed_at=completed_at,
-        warnings=prepared.shot.warnings,
+        warnings=tuple(receipt["warnings"]),
     )

@@ -43,6 +43,8 @@ def latents(**change: Any) -> Latents:
         "size": 10,
         "seconds": {"load": 1.5, "denoise": 7.12345, "gpu": 10.0},
         "dtype": "bfloat16",
+        "plan": "text-first",
+        "warnings": ("Out of memory at first.",),
         "host": "gpu-1",
         "host_price": 0.66,
     }
@@ -79,6 +81,7 @@ def test_a_receipt_is_json_and_says_what_was_made_of_what() -> None:
         "steps": 3,
         "seed": 1,
         "dtype": "bfloat16",
+        "plan": "text-first",
     }
     assert made["input"] == {"prompt": "slow zoom", "image_sha256": "original"}
     assert made["video"]["video"] == "outputs/job_1/output.mp4"
@@ -127,3 +130,9 @@ def test_reused_latents_cost_their_decode_only() -> None:
 @given(seconds=st.floats(0, 10**6), price=st.floats(0, 1000))
 def test_the_cost_is_the_time_at_the_price(seconds: float, price: float) -> None:
     assert cost_usd(seconds, price) == pytest.approx(seconds * price / 3600, abs=1e-6)
+
+
+def test_a_receipt_warns_of_what_the_shot_and_what_the_model_could_not_do() -> None:
+    shot = make_shot().model_copy(update={"warnings": ("A little longer.",)})
+    made = receipt(prepared=Prepared(shot=shot))
+    assert made["warnings"] == ["A little longer.", "Out of memory at first."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -96,3 +97,26 @@ def test_asking_whether_a_model_is_available_imports_nothing(
     monkeypatch.syspath_prepend(tmp_path)
     assert is_available(_elsewhere("untouched_backend"))
     assert "untouched_backend" not in sys.modules
+
+
+def test_without_the_extra_everything_imports_and_only_the_preview_is_available() -> None:
+    """As on a control host: none of the packages of the extra `models` is there."""
+    program = """
+import importlib, pkgutil, sys
+gone = {"torch", "diffusers", "transformers", "accelerate", "peft", "ftfy", "huggingface_hub"}
+class Gone:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in gone:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+import flows.generate_video, stillreel
+for module in pkgutil.walk_packages(stillreel.__path__, "stillreel."):
+    importlib.import_module(module.name)
+from stillreel.models.registry import MODELS, is_available
+print([name for name, spec in MODELS.items() if is_available(spec)])
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "['preview']\n"), done.stderr

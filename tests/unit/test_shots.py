@@ -138,13 +138,13 @@ def test_what_is_left_out_comes_from_the_model() -> None:
         ({"model": "wan-2.2", "fps": 25}, r"25 frames per second.*one of: 24"),
         ({"model": "preview", "fps": 23}, r"one of: 24, 25, 30, 50, 60"),
         ({"model": "wan-2.2", "duration": 5.01}, r"5\.01 s are too long.*at most 5 s"),
-        ({"model": "ltx-2", "duration": 30}, r"at most 10 s"),
+        ({"model": "ltx-2", "duration": 30}, r"at most 20 s"),
         ({"model": "ltx-2", "steps": 12}, r"standard of ltx-2 always takes 11 steps, not 12"),
         ({"model": "wan-2.2", "preset": "fast", "steps": 4}, r"always takes 3 steps"),
         ({"model": "preview", "width": 15, "height": 64}, r"15x64.*16 to 4096"),
         ({"model": "ltx-2", "width": 255}, r"256 to 4096"),
         ({"model": "preview", "width": 4096, "height": 4096}, r"4096x4096 is too large"),
-        ({"model": "ltx-2", "width": 1920, "height": 1090}, r"too large for ltx-2.*2088960"),
+        ({"model": "ltx-2", "width": 3842, "height": 2160}, r"too large for ltx-2.*8355840"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused_before_an_image_is_seen(
@@ -164,9 +164,9 @@ def test_a_plain_order_passes_the_check(model: str) -> None:
 
 @pytest.mark.parametrize("side", ["width", "height"])
 def test_one_large_side_is_judged_with_the_other_that_the_image_gives(side: str) -> None:
-    spec = _order({"model": "ltx-2", side: 1920} | IMAGE)
+    spec = _order({"model": "ltx-2", side: 3840} | IMAGE)
     shots.check(spec, LTX)
-    with pytest.raises(RequestRejected, match="1920x1920 is too large"):
+    with pytest.raises(RequestRejected, match="3840x3840 is too large"):
         shots.resolve(spec, LTX, job_id="job_12345678", image_size=SQUARE)
 
 

@@ -1,0 +1,124 @@
+"""Where the weights of a model lie on this host; nothing is ever downloaded here."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from stillreel.errors import ModelUnavailable
+from stillreel.models.base import ModelSpec
+from stillreel.settings import InferenceSettings
+
+INDEX = "model_index.json"
+
+
+def find_weights(spec: ModelSpec, settings: InferenceSettings, *, repo_id: str = "") -> Path:
+    """The pipeline folder of `repo_id`, by default the model's own repository.
+
+    With MODEL_PATH it is that folder itself, or the folder in it that is called like the
+    repository; without, the newest one in the hub's cache. Raises ModelUnavailable when there is
+    none, or when it holds a pipeline of another family: that one would load, and fail in use.
+    """
+    repo_id = repo_id or spec.repo_id
+    if settings.model_path:
+        folder = _in_model_path(Path(settings.model_path).expanduser(), spec, repo_id)
+    else:
+        folder = _in_cache(spec, repo_id)
+    _check_class(folder, spec)
+    return folder
+
+
+def has_weights(spec: ModelSpec, settings: InferenceSettings) -> bool:
+    """Whether the weights of one of its presets are on this host; true where there are none."""
+    if not spec.pipelines:
+        return True
+    for repo_id in {preset.repo_id for preset in spec.presets.values()}:
+        with suppress(ModelUnavailable):
+            find_weights(spec, settings, repo_id=repo_id)
+            return True
+    return False
+
+
+def read_config(folder: Path, part: str) -> dict[str, Any]:
+    """The configuration of one part of a pipeline folder, e.g. "transformer".
+
+    Raises ModelUnavailable when it is not there or cannot be read.
+    """
+    return _read_json(folder / part / "config.json")
+
+
+def load_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
+    """One part of a pipeline folder, made by the class `kind` of diffusers or transformers.
+
+    Raises ModelUnavailable when files are missing or broken.
+    """
+    try:
+        return kind.from_pretrained(folder / part, local_files_only=True, **options)
+    except (OSError, ValueError, SafetensorError) as exc:
+        raise ModelUnavailable(
+            f"The weights on this host are not whole: {folder.name}/{part} cannot be loaded. "
+            "Fetch them again."
+        ) from exc
+
+
+def missing_package(spec: ModelSpec, package: str) -> ModelUnavailable:
+    """The error for a Python package that a model cannot do without."""
+    return ModelUnavailable(
+        f"The model {spec.name} needs the Python package {package!r}, which cannot be imported "
+        "here. Install the extra: pip install 'stillreel[models]'."
+    )
+
+
+def _in_model_path(path: Path, spec: ModelSpec, repo_id: str) -> Path:
+    name = repo_id.rpartition("/")[2]
+    if (path / INDEX).exists() and (repo_id == spec.repo_id or path.name == name):
+        return path
+    if (path / name / INDEX).exists():
+        return path / name
+    raise ModelUnavailable(
+        f"MODEL_PATH holds no weights of {repo_id} for the model {spec.name}: neither is it a "
+        f"pipeline folder with {INDEX} itself, nor is there one called {name} in it. Put them "
+        f"there, or unset MODEL_PATH and run: stillreel models pull {spec.name}"
+    )
+
+
+def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError as exc:
+        raise missing_package(spec, exc.name or "huggingface_hub") from exc
+    try:
+        return Path(snapshot_download(repo_id, local_files_only=True))
+    except LocalEntryNotFoundError as exc:
+        raise ModelUnavailable(
+            f"The weights of {repo_id} for the model {spec.name} are not on this host. Run: "
+            f"stillreel models pull {spec.name}, or set MODEL_PATH to the folder that has them."
+        ) from exc
+
+
+def _check_class(folder: Path, spec: ModelSpec) -> None:
+    found = _read_json(folder / INDEX).get("_class_name")
+    if found not in spec.pipelines:
+        raise ModelUnavailable(
+            f"The weights found for the model {spec.name} are a {found}, and it needs a "
+            f"{' or a '.join(spec.pipelines)}: this is the folder of another family. Run: "
+            f"stillreel models pull {spec.name}, or set MODEL_PATH to the right folder."
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ModelUnavailable(
+            f"The weights on this host are not whole: {path.parent.name}/{path.name} cannot be "
+            "read. Fetch them again."
+        ) from exc
+    if not isinstance(found, dict):
+        raise ModelUnavailable(f"{path.parent.name}/{path.name} is no configuration of a model.")
+    return found
