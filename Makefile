@@ -65,13 +65,13 @@ up: $(VENV)/.setup ## Run everything on this machine: Prefect, deployments, one 
 
 # --- check --------------------------------------------------------------------------------------
 
-test: $(VENV)/.setup-dev ## Run the unit and workflow tests (ARGS="-k encoder")
+test: $(VENV)/.setup-dev ## Run the unit, workflow and model tests (ARGS="-k encoder")
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-api: $(VENV)/.setup-dev ## Run the tests of the HTTP API, on a real Prefect server
 	@$(BIN)/python -m pytest tests/api $(ARGS)
 
-test-models: $(VENV)/.setup-dev ## Run the tests of the AI models, on tiny ones made on the spot
+test-models: $(VENV)/.setup-dev ## Of these only the AI models, on tiny ones made on the spot
 	@$(BIN)/python -m pytest tests/models $(ARGS)
 
 services: ## Install the servers that integration tests start (Debian; uses sudo)

@@ -27,6 +27,7 @@ from stillreel.models.torch_backend import (
     check_shape,
     dtype_on,
     empty_cache,
+    hide_progress_bars,
     pick_device,
     released,
     require,
@@ -59,7 +60,7 @@ class Ltx2Backend:
         Raises ModelUnavailable when a package is missing, or the weights are, or are not LTX-2's.
         """
         require(self.spec, *PACKAGES)
-        _hide_progress_bars()
+        hide_progress_bars()
         device = pick_device()
         networks = Networks(find_weights(self.spec, self._settings), device, dtype_on(device))
         networks.check()
@@ -162,11 +163,3 @@ def _timed(seconds: dict[str, float], phase: Phase) -> Iterator[None]:
     yield
     seconds[phase] = time.perf_counter() - begin
 
-
-def _hide_progress_bars() -> None:
-    """A server's standard error is its log."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
