@@ -162,4 +162,3 @@ def _timed(seconds: dict[str, float], phase: Phase) -> Iterator[None]:
     begin = time.perf_counter()
     yield
     seconds[phase] = time.perf_counter() - begin
-
