@@ -1,4 +1,4 @@
-"""`stillreel submit status watch list cancel retry download delete estimate models`: the HTTP API.
+"""`stillreel submit status watch list cancel retry download delete estimate`: the HTTP API.
 
 They need no Prefect and no storage of this machine: the API's address is STILLREEL_API_URL, the
 key STILLREEL_API_KEY; on the machine of `stillreel up` neither has to be set.
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stillreel.cli_models import models
 from stillreel.cli_view import estimate_facts, job_facts, job_row, time_left, where_is
-from stillreel.errors import RequestRejected, SettingsInvalid, Unauthorized
+from stillreel.command import api_client
+from stillreel.errors import RequestRejected
 from stillreel.terminal import JsonFlag, err, print_facts, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from stillreel.client import Client, Job
-
-models = typer.Typer(no_args_is_help=True, help="Models of the installation.")
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, job_...")]
 Prompt = Annotated[str, typer.Option(help="What should happen, e.g. 'slow zoom in'.")]
@@ -35,9 +35,6 @@ Side = Annotated[int | None, typer.Option(help="Pixels.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="The file to write, or its directory.")
 ]
-
-PATIENCE = 3.0
-"""Seconds that a person is kept waiting where there is no API."""
 
 
 def mount(app: typer.Typer) -> None:
@@ -102,7 +99,7 @@ def submit(
         "deadline": datetime.now(UTC) + timedelta(hours=expire) if expire else None,
         "webhook_url": webhook_url,
     }
-    with _client() as client:
+    with api_client() as client:
         job = client.submit(prompt, image, idempotency_key=key, **options)
         if wait or output:
             say(f"{job.job_id} is {where_is(job)}")
@@ -116,13 +113,13 @@ def submit(
 
 def show_status(job_id: JobId, as_json: JsonFlag = False) -> None:
     """Show a job as it is."""
-    with _client() as client:
+    with api_client() as client:
         _print_job(client.get(job_id), as_json)
 
 
 def watch(job_id: JobId, as_json: JsonFlag = False) -> None:
     """Show how a job goes on, until it ends; exit code 1 when it ends without a video."""
-    with _client() as client:
+    with api_client() as client:
         _finish(client, job_id, None, as_json)
 
 
@@ -138,7 +135,7 @@ def list_jobs(
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
-    with _client() as client:
+    with api_client() as client:
         found = list(client.list(limit=limit, status=status, model=model, batch_id=batch, q=text))
     rows = [job.model_dump(mode="json") if as_json else job_row(job) for job in found]
     print_rows(rows, as_json)
@@ -148,13 +145,13 @@ def list_jobs(
 
 def cancel(job_id: JobId, as_json: JsonFlag = False) -> None:
     """End a job that waits or runs; doing it twice is the same as once."""
-    with _client() as client:
+    with api_client() as client:
         _print_job(client.cancel(job_id), as_json)
 
 
 def retry(job_id: JobId, as_json: JsonFlag = False) -> None:
     """Try a job that failed, expired or was cancelled again; finished stages are not repeated."""
-    with _client() as client:
+    with api_client() as client:
         _print_job(client.retry(job_id), as_json)
 
 
@@ -165,7 +162,7 @@ def download(
     as_json: JsonFlag = False,
 ) -> None:
     """Save a job's video, compared with the checksum of what was made; print the file's path."""
-    with _client() as client:
+    with api_client() as client:
         path = client.download(job_id, output, variant=variant)  # type: ignore[arg-type]
     if as_json:
         print_json({"job_id": job_id, "variant": variant, "path": str(path)})
@@ -183,7 +180,7 @@ def delete(
         if not sys.stdin.isatty():
             raise RequestRejected("nobody can be asked here; give --yes to delete the job")
         typer.confirm(f"Delete {job_id} and its video for good?", abort=True, err=True)
-    with _client() as client:
+    with api_client() as client:
         is_gone = client.delete(job_id)
     if as_json:
         print_json({"job_id": job_id, "deleted": is_gone})
@@ -201,7 +198,7 @@ def estimate(
     as_json: JsonFlag = False,
 ) -> None:
     """Say what a video would take; nothing is ordered."""
-    with _client() as client:
+    with api_client() as client:
         found = client.estimate(
             prompt, model=model, preset=preset, duration=duration, width=width, height=height
         )
@@ -211,43 +208,7 @@ def estimate(
         print_facts(estimate_facts(found))
 
 
-@models.command("list")
-def list_models(as_json: JsonFlag = False) -> None:
-    """List the models that can be ordered, the default first."""
-    with _client() as client:
-        found = client.models()
-    rows = [
-        model.model_dump(mode="json")
-        if as_json
-        else {
-            "model": model.id,
-            "title": model.title,
-            "default": model.default,
-            "host": model.available,
-            "text": model.text_to_video,
-            "audio": model.audio,
-            "licence": model.licence,
-        }
-        for model in found
-    ]
-    print_rows(rows, as_json)
-
-
-# --- the API --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _client() -> Iterator[Client]:
-    from stillreel.client import Client
-
-    with Client(patience=PATIENCE) as client:
-        try:
-            yield client
-        except Unauthorized as exc:
-            raise SettingsInvalid(
-                f"the API at {client.base_url} does not know this API key; set STILLREEL_API_KEY "
-                "to one of its keys (`stillreel keys create` makes one)"
-            ) from exc
+# --- how a job goes on -------------------------------------------------------------------------
 
 
 def _finish(client: Client, job_id: str, output: Path | None, as_json: bool) -> None:

@@ -1,17 +1,22 @@
-"""What a command works with: the settings, the Prefect server, the owners that it keeps."""
+"""What a command works with: settings, the HTTP API, the Prefect server, the owners it keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from stillreel.errors import SettingsInvalid
+from stillreel.errors import SettingsInvalid, Unauthorized
 
 if TYPE_CHECKING:
+    from stillreel.client import Client
     from stillreel.owner_store import OwnerStore
     from stillreel.settings import Settings
 
 T = TypeVar("T")
+
+PATIENCE = 3.0
+"""Seconds that a person is kept waiting where there is no API."""
 
 
 def home_settings() -> Settings:
@@ -45,6 +50,21 @@ def need_api() -> None:
             "PREFECT_API_URL is not set; set it to your Prefect server's address, e.g. "
             "http://127.0.0.1:4200/api, or run `stillreel up` to have everything on this machine"
         )
+
+
+@contextmanager
+def api_client() -> Iterator[Client]:
+    """A client of the HTTP API. Raises SettingsInvalid inside for a key that is none there."""
+    from stillreel.client import Client
+
+    with Client(patience=PATIENCE) as client:
+        try:
+            yield client
+        except Unauthorized as exc:
+            raise SettingsInvalid(
+                f"the API at {client.base_url} does not know this API key; set STILLREEL_API_KEY "
+                "to one of its keys (`stillreel keys create` makes one)"
+            ) from exc
 
 
 def with_owners(work: Callable[[OwnerStore], Awaitable[T]]) -> T:

@@ -105,6 +105,12 @@ class PrefectRefused(StillreelError):
     """What it answered."""
 
 
+class DownloadFailed(StillreelError):
+    """The weights could not be fetched now; a later try may succeed."""
+
+    code, retryable, http_status = "download_failed", True, 502
+
+
 # --- storage ----------------------------------------------------------------------------------
 
 

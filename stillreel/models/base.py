@@ -31,6 +31,20 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Repository:
+    """Weights on the hub: which of its files we need, and under what terms."""
+
+    repo_id: str
+    licence: str
+    files: tuple[str, ...]
+    """Patterns of what is fetched; the rest of a repository is never looked at."""
+    revision: str = "main"
+    """A commit, tag or branch: what is fetched, and what is then looked for."""
+    gate: str = ""
+    """What the hub asks for before it gives files, in our words; empty: not known."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """The static facts of a model; all of them can be checked before any weight is loaded."""
 
@@ -63,6 +77,16 @@ class ModelSpec:
     """What model_index.json of its weights may name as their class."""
     plans: tuple[MemoryPlan, ...] = ()
     """Ways to run it on a GPU, the most preferred first, the leanest last."""
+    repositories: tuple[Repository, ...] = ()
+    """Where its weights come from: its own repository first, then those of its presets."""
+
+    def repository(self, repo_id: str = "") -> Repository:
+        """The facts of a repository of this model, by default its own."""
+        return {found.repo_id: found for found in self.repositories}[repo_id or self.repo_id]
+
+    def presets_of(self, repo_id: str) -> tuple[str, ...]:
+        """The presets that run on the weights of this repository."""
+        return tuple(n for n, p in self.presets.items() if (p.repo_id or self.repo_id) == repo_id)
 
 
 @dataclass

@@ -8,9 +8,19 @@ from importlib.util import find_spec
 from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
 from stillreel.models import ltx2_plans
-from stillreel.models.base import Backend, ModelSpec, Preset
+from stillreel.models.base import Backend, ModelSpec, Preset, Repository
+from stillreel.models.ltx2_weights import LORA, PARTS
 from stillreel.models.memory import MemoryPlan
 from stillreel.settings import InferenceSettings
+
+
+def _files(*parts: str) -> tuple[str, ...]:
+    """Of a pipeline folder, what `from_pretrained` reads of these parts, and the licence."""
+    weights = (f"{part}/*.{kind}" for part in parts for kind in ("json", "safetensors"))
+    return ("model_index.json", "LICENSE*", "tokenizer/*", *weights)
+
+
+WAN_FILES = _files("scheduler", "text_encoder", "transformer", "vae")
 
 MODELS: dict[ModelName, ModelSpec] = {
     "preview": ModelSpec(
@@ -59,6 +69,14 @@ MODELS: dict[ModelName, ModelSpec] = {
         sizes=((1280, 704), (704, 1280)),
         min_side=256,
         pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanDMDPipeline"),
+        repositories=(
+            Repository(
+                "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "Apache-2.0", files=WAN_FILES, gate="none"
+            ),
+            Repository(
+                "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers", "Apache-2.0", files=WAN_FILES
+            ),
+        ),
         # Derived, not yet measured: transformer 10.0 GB, VAE 2.8 in float32, text encoder 11.4;
         # the rest counted on the shapes of the real layers: 6.2 for a forward of 27280 tokens,
         # 19.4 for decoding a latent frame of 1280x704, 0.8 for a prompt; a tenth on top.
@@ -126,6 +144,14 @@ MODELS: dict[ModelName, ModelSpec] = {
         min_side=256,
         max_pixels=3840 * 2176,
         pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+        repositories=(
+            Repository(
+                "Lightricks/LTX-2",
+                "LTX-2 Community License, and the Gemma Terms for its text encoder",
+                # beside the folders lie the same weights once more, in single files
+                files=(*_files(*PARTS), LORA),
+            ),
+        ),
         plans=ltx2_plans.PLANS,
     ),
 }

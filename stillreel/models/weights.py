@@ -82,7 +82,7 @@ def _in_model_path(path: Path, spec: ModelSpec, repo_id: str) -> Path:
     raise ModelUnavailable(
         f"MODEL_PATH holds no weights of {repo_id} for the model {spec.name}: neither is it a "
         f"pipeline folder with {INDEX} itself, nor is there one called {name} in it. Put them "
-        f"there, or unset MODEL_PATH and run: stillreel models pull {spec.name}"
+        f"there, or unset MODEL_PATH and run: {_pull_of(spec, repo_id)}"
     )
 
 
@@ -93,12 +93,29 @@ def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
     except ImportError as exc:
         raise missing_package(spec, exc.name or "huggingface_hub") from exc
     try:
-        return Path(snapshot_download(repo_id, local_files_only=True))
+        # Without the patterns, what was not asked for would count as missing.
+        repository = spec.repository(repo_id)
+        found = snapshot_download(
+            repo_id,
+            revision=repository.revision,
+            allow_patterns=list(repository.files),
+            local_files_only=True,
+        )
+        return Path(found)
     except LocalEntryNotFoundError as exc:
         raise ModelUnavailable(
-            f"The weights of {repo_id} for the model {spec.name} are not on this host. Run: "
-            f"stillreel models pull {spec.name}, or set MODEL_PATH to the folder that has them."
+            f"The weights of {repo_id} for the model {spec.name} are not on this host, or not all "
+            f"of them. Run: {_pull_of(spec, repo_id)}, or set MODEL_PATH to the folder that has "
+            "them."
         ) from exc
+
+
+def _pull_of(spec: ModelSpec, repo_id: str) -> str:
+    """The command that fetches the weights of this repository."""
+    presets = spec.presets_of(repo_id)
+    is_default = not presets or next(iter(spec.presets)) in presets
+    option = "" if is_default else f" --preset {presets[0]}"
+    return f"stillreel models pull {spec.name}{option}"
 
 
 def _check_class(folder: Path, spec: ModelSpec) -> None:

@@ -156,7 +156,9 @@ def test_estimate_and_models(run: Run) -> None:
     assert "US$" in shown
     assert "queue" in json.loads(ok(run("estimate", "--prompt", "zoom", "--json")))
     assert "preview" in ok(run("models", "list"))
-    assert json.loads(ok(run("models", "list", "--json")))[0]["default"]
+    first = json.loads(ok(run("models", "list", "--json")))[0]
+    assert first["default"]
+    assert first["weights"] == []
 
 
 def test_wrong_input_ends_with_2(run: Run, tmp_path: Path) -> None:
@@ -172,10 +174,11 @@ def test_wrong_input_ends_with_2(run: Run, tmp_path: Path) -> None:
 
 def test_a_wrong_key_is_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLREEL_API_KEY", "sr_wrong")
-    error = run("list").exception
-    assert isinstance(error, errors.SettingsInvalid)
-    assert "STILLREEL_API_KEY" in error.message
-    assert "sr_wrong" not in error.message
+    for command in (["list"], ["models", "list"]):
+        error = run(*command).exception
+        assert isinstance(error, errors.SettingsInvalid)
+        assert "STILLREEL_API_KEY" in error.message
+        assert "sr_wrong" not in error.message
 
 
 def test_an_api_that_is_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,13 @@ def test_all_listed_sizes_of_a_model_lie_on_its_grid(model: ModelSpec) -> None:
     assert [s for s in model.sizes if s[0] % model.grid or s[1] % model.grid] == []
 
 
+@EACH_MODEL
+def test_the_weights_of_each_preset_have_a_repository(model: ModelSpec) -> None:
+    wanted = {preset.repo_id or model.repo_id for preset in model.presets.values()} - {""}
+    assert {repository.repo_id for repository in model.repositories} == wanted
+    assert all(repository.licence for repository in model.repositories)
+
+
 def test_a_model_that_does_not_exist_is_refused_with_those_that_do() -> None:
     assert get_model("preview") is MODELS["preview"]
     with pytest.raises(ModelUnavailable, match=r"'sora'.*preview, wan-2\.2, ltx-2"):
