@@ -280,6 +280,8 @@ def test_latents_decode_in_a_new_process_to_the_same_frames(
 import sys
 from pathlib import Path
 import numpy as np
+import torch
+torch.set_num_threads(1)  # as here (conftest.py): sums on a CPU depend on it
 from stillreel.inference.latents import read_arrays, read_facts
 from stillreel.models.registry import MODELS, load_backend
 from stillreel.settings import InferenceSettings
