@@ -189,6 +189,56 @@ class InferenceCancelled(InferenceError):
     code, http_status = "cancelled", 409
 
 
+class InferenceInterrupted(InferenceCancelled):
+    """The inference server stops; whoever follows the work starts it again at the next one."""
+
+
+class RemoteError(InferenceError):
+    """The remote video server did not do what was asked."""
+
+    code, http_status = "remote_error", 502
+    status = 0
+    """What it answered; 0: nothing."""
+
+
+class RemoteUnavailable(RemoteError):
+    """The remote video server does not answer now; a later try may succeed."""
+
+    code, retryable, http_status = "remote_unavailable", True, 503
+    retry_after: float | None = None
+    """Seconds that the server asked for."""
+
+
+class RemoteRefused(RemoteError):
+    """The remote video server refuses this order."""
+
+    code, http_status = "remote_refused", 422
+
+
+class RemoteAccountRefused(RemoteError):
+    """The remote video server refuses our account: its key, its rights or its credit."""
+
+    code = "remote_account_refused"
+
+
+class RemoteOutcomeUnknown(RemoteError):
+    """The remote video server may have taken this order, and never said so."""
+
+    code = "remote_outcome_unknown"
+
+
+class RemoteVideoLost(RemoteError):
+    """The remote video server does not have the finished video any more."""
+
+    code = "remote_video_lost"
+
+
+class RemoteVideoUnusable(RemoteError):
+    """What the remote video server made is no video that can be read."""
+
+    code = "remote_video_unusable"
+
+
 # --- encode, upload, notify -------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from stillreel.images import encode_png, open_picture
 from stillreel.inference.client import InferenceClient, socket_path
 from stillreel.job import JobSpec, Video, job_id_of, spec_of
 from stillreel.keys import input_key
-from stillreel.models.registry import MODELS, get_model, is_available
+from stillreel.models.registry import MODELS, get_model, is_available, load_backend
 from stillreel.models.shots import check
 from stillreel.models.weights import find_weights
 from stillreel.process import end_tree, with_parent
@@ -132,6 +132,8 @@ def _check_model(spec: JobSpec, settings: Settings) -> None:
         preset = model.presets[spec.preset or next(iter(model.presets))]
         if model.pipelines:
             find_weights(model, settings.inference, repo_id=preset.repo_id)
+        if model.elsewhere:
+            load_backend(model, settings.inference).load()
         return
     here = ", ".join(model.name for model in MODELS.values() if is_available(model))
     raise ModelUnavailable(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stillreel.errors import RequestRejected
 
-ModelName = Literal["preview", "wan-2.2", "ltx-2"]
+ModelName = Literal["preview", "wan-2.2", "ltx-2", "remote"]
 Codec = Literal["h264", "av1"]
 Quality = Literal["standard", "high"]
 Priority = Literal["high", "default", "backlog"]
@@ -220,6 +220,8 @@ class Latents(_Value):
     warnings: tuple[str, ...] = ()
     host: str = ""
     host_price: float = 0.0
+    remote_usd: float = 0.0
+    """What a server elsewhere charges for them; 0: nothing, or not known."""
     reused_from: str = ""
 
 

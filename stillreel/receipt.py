@@ -75,7 +75,8 @@ def write_receipt(
         "cost": {
             "host": latents.host,
             "usd_per_hour": latents.host_price,
-            "usd": cost_usd(gpu, latents.host_price),
+            "remote_usd": latents.remote_usd,
+            "usd": round(cost_usd(gpu, latents.host_price) + latents.remote_usd, 6),
             "reused_from": latents.reused_from,
         },
     }

@@ -85,7 +85,7 @@ def _default(name: str, field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    return "" if value in (None, "", ()) else f"`{value}`"
+    return "" if value in (None, "", (), {}) else f"`{value}`"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -26,6 +26,8 @@ class Facts(NamedTuple):
     plan: str
     """The memory plan that made them, where there was one to choose."""
     warnings: tuple[str, ...]
+    usd: float
+    """What a server elsewhere charged."""
 
 
 def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
@@ -39,6 +41,7 @@ def write_latents(path: Path, shot: Shot, generated: Generated) -> None:
         "dtype": generated.dtype,
         "plan": generated.plan,
         "warnings": json.dumps(generated.warnings),
+        "usd": json.dumps(generated.usd),
     }
     try:
         with temporary.open("wb") as file:
@@ -61,6 +64,7 @@ def read_facts(path: Path) -> Facts:
             dtype=metadata["dtype"],
             plan=metadata.get("plan", ""),
             warnings=tuple(json.loads(metadata.get("warnings", "[]"))),
+            usd=float(json.loads(metadata.get("usd", "0"))),
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise InferenceFailed("the stored latents have no readable description") from exc

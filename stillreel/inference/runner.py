@@ -19,6 +19,7 @@ from stillreel.errors import (
     InferenceAbandoned,
     InferenceCancelled,
     InferenceFailed,
+    InferenceInterrupted,
     StillreelError,
     is_disk_full,
 )
@@ -34,7 +35,7 @@ from stillreel.inference.entry import (
 from stillreel.inference.latents import read_arrays, read_facts, write_latents
 from stillreel.inference.spool import write_spool
 from stillreel.job import ModelName, Phase
-from stillreel.models.base import Backend, OnStep
+from stillreel.models.base import Backend, OnStep, Resumable
 
 log = logging.getLogger("stillreel.inference")
 
@@ -48,6 +49,8 @@ class _Work:
     order: Order
     claimed_at: float
     cancelled: bool = False
+    interrupted: bool = False
+    """Cancelled by the end of this server alone."""
     started_at: float = field(default=0.0)
 
 
@@ -156,8 +159,8 @@ class Runner:
         """End `run` between two steps; what runs is cancelled."""
         with self._changed:
             self._stopping = True
-            if self._running is not None:
-                self._running.cancelled = True
+            if self._running is not None and not self._running.cancelled:
+                self._running.cancelled = self._running.interrupted = True
             self._changed.notify_all()
 
     def _attachable(self, work: _Work, order: Order) -> bool:
@@ -238,13 +241,17 @@ class Runner:
         on_step = self._on_step(work)
         backend = self._ensure(order.shot.model, on_step)
         image = Image.open(order.image_path).convert("RGB") if order.image_path else None
-        generated = backend.generate(order.shot, image, on_step)
-        on_step(Phase.DENOISE, order.shot.steps, order.shot.steps)
         path = Path(order.latents_path)
+        if isinstance(backend, Resumable):
+            note = path.with_suffix(".note.json")
+            generated = backend.resume(order.shot, image, on_step, note)
+        else:
+            generated = backend.generate(order.shot, image, on_step)
+        on_step(Phase.DENOISE, order.shot.steps, order.shot.steps)
         generated.seconds = {
             **generated.seconds,
             **work.entry.seconds,
-            "gpu": time.monotonic() - work.started_at,
+            "gpu": _gpu_seconds(work, backend),
         }
         write_latents(path, order.shot, generated)
         work.entry = work.entry.model_copy(
@@ -259,7 +266,7 @@ class Runner:
         decoded = backend.decode(shot, read_arrays(path))
         write_spool(Path(order.spool_dir), decoded, lambda n, of: on_step(Phase.DECODE, n, of))
         work.entry = work.entry.model_copy(
-            update={"seconds": {**work.entry.seconds, "gpu": time.monotonic() - work.started_at}}
+            update={"seconds": {**work.entry.seconds, "gpu": _gpu_seconds(work, backend)}}
         )
 
     def _ensure(self, model: ModelName, on_step: OnStep) -> Backend:
@@ -287,8 +294,10 @@ class Runner:
     def _on_step(self, work: _Work) -> OnStep:
         def on_step(phase: Phase, step: int, steps: int) -> None:
             with self._changed:
-                if work.cancelled or self._stopping:
+                if work.cancelled and not work.interrupted:
                     raise InferenceCancelled
+                if self._stopping:
+                    raise InferenceInterrupted
                 if work.entry.kind is Kind.INFERENCE and self._unclaimed(work):
                     work.cancelled = True  # a decode may be far ahead of its reader, and ends soon
                     raise InferenceAbandoned()
@@ -338,6 +347,10 @@ def _result_exists(order: Order) -> bool:
 def _delete_spool(order: Order) -> None:
     if isinstance(order, DecodeOrder):
         shutil.rmtree(order.spool_dir, ignore_errors=True)
+
+
+def _gpu_seconds(work: _Work, backend: Backend) -> float:
+    return 0.0 if backend.spec.elsewhere else time.monotonic() - work.started_at
 
 
 def _gpu_name() -> str | None:

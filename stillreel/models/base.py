@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -79,6 +80,8 @@ class ModelSpec:
     """Ways to run it on a GPU, the most preferred first, the leanest last."""
     repositories: tuple[Repository, ...] = ()
     """Where its weights come from: its own repository first, then those of its presets."""
+    elsewhere: bool = False
+    """Another machine does the work: it takes no GPU of this host, and that machine may charge."""
 
     def repository(self, repo_id: str = "") -> Repository:
         """The facts of a repository of this model, by default its own."""
@@ -115,6 +118,8 @@ class Generated:
     plan: str = ""
     """The memory plan that it was made by; empty where there is none to choose."""
     warnings: tuple[str, ...] = ()
+    usd: float = 0.0
+    """What a server elsewhere charges for it; 0: nothing, or not known."""
 
 
 class Backend(Protocol):
@@ -139,4 +144,18 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give all memory back; the instance is not used again."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Backend, Protocol):
+    """A Backend whose work goes on elsewhere when this process ends (docs/adr/0019)."""
+
+    def resume(
+        self, shot: Shot, image: Image.Image | None, on_step: OnStep, note: Path
+    ) -> Generated:
+        """As `generate`, and what an earlier call began is gone on with, not begun again.
+
+        What that takes is kept at `note`, whose last two names say which job it is, on any host.
+        """
         ...

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -154,6 +157,28 @@ MODELS: dict[ModelName, ModelSpec] = {
         ),
         plans=ltx2_plans.PLANS,
     ),
+    "remote": ModelSpec(
+        name="remote",
+        title="Remote (a video server elsewhere)",
+        version="remote-1",
+        repo_id="",
+        licence="that of the server's model",
+        default_size=(1280, 720),
+        grid=2,
+        frame_step=1,
+        fps=(24, 16, 25, 30),
+        max_seconds=30.0,
+        presets={
+            "standard": Preset(
+                100, "As the server does it; the steps are its percent.", steps_fixed=True
+            )
+        },
+        text_to_video=True,
+        audio=True,
+        stall_seconds=1800.0,  # a silent server works on one video, or on those before it
+        backend="stillreel.models.remote:RemoteBackend",
+        elsewhere=True,
+    ),
 }
 """All models by name. The first preset and the first fps of a model are its defaults."""
 
@@ -165,6 +190,19 @@ def get_model(name: str) -> ModelSpec:
             f"There is no model {name[:40]!r}; choose one of: {', '.join(MODELS)}."
         )
     return MODELS[name]
+
+
+def configured(spec: ModelSpec, settings: InferenceSettings) -> ModelSpec:
+    """`spec` as this host runs it: what is elsewhere has the server's model in its version.
+
+    So nobody is given the stored latents of another server, and a receipt says which it was.
+    """
+    if not spec.elsewhere:
+        return spec
+    chosen = (settings.remote_url, settings.remote_shape, settings.remote_model)
+    text = json.dumps([*chosen, settings.remote_parameters], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return replace(spec, version=f"{spec.version}:{settings.remote_model or 'default'}:{digest}")
 
 
 def load_backend(spec: ModelSpec, settings: InferenceSettings) -> Backend:

@@ -33,7 +33,12 @@ def find_weights(spec: ModelSpec, settings: InferenceSettings, *, repo_id: str =
 
 
 def has_weights(spec: ModelSpec, settings: InferenceSettings) -> bool:
-    """Whether the weights of one of its presets are on this host; true where there are none."""
+    """Whether the weights of one of its presets are on this host; true where there are none.
+
+    For a model elsewhere: whether this host knows where.
+    """
+    if spec.elsewhere:
+        return bool(settings.remote_url)
     if not spec.pipelines:
         return True
     for repo_id in {preset.repo_id for preset in spec.presets.values()}:

@@ -9,7 +9,7 @@ from stillreel import keys
 from stillreel.errors import ImageUnavailable, ObjectMissing, RequestRejected
 from stillreel.images import encode_png, fetch_image, fit_picture, open_picture
 from stillreel.job import JobSpec, Prepared, Shot, SourceImage, Stage
-from stillreel.models.registry import get_model
+from stillreel.models.registry import configured, get_model
 from stillreel.models.shots import check, resolve
 from stillreel.progress import report
 from stillreel.settings import Settings
@@ -24,7 +24,7 @@ def prepare(job_id: str, spec: JobSpec, *, storage: Storage, settings: Settings)
     """
     started = time.monotonic()
     report(Stage.FETCH, step=0, steps=2)
-    model = get_model(spec.model)
+    model = configured(get_model(spec.model), settings.inference)
     check(spec, model)
     data = _read(job_id, spec, storage, settings)
     if data is None:

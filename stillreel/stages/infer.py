@@ -62,6 +62,7 @@ def infer(
         warnings=facts.warnings,
         host=settings.host.host_name,
         host_price=settings.host.host_price,
+        remote_usd=facts.usd,
     )
     note = {"job_id": job_id, "latents": latents.to_json()}
     storage.put_bytes(index_key, json.dumps(note).encode(), content_type="application/json")
@@ -85,7 +86,9 @@ def _find_equal(index_key: str, job_id: str, storage: Storage) -> Latents | None
         return None
     if origin == job_id:
         return latents
-    return latents.model_copy(update={"reused_from": origin, "seconds": {"gpu": 0.0}})
+    return latents.model_copy(
+        update={"reused_from": origin, "seconds": {"gpu": 0.0}, "remote_usd": 0.0}
+    )
 
 
 def _fetch_source(folder: Path, prepared: Prepared, storage: Storage) -> Path:
