@@ -121,9 +121,9 @@ def differences(film: Film, shot: Shot) -> tuple[str, ...]:
 def picks(times: np.ndarray, frames: int, fps: int) -> np.ndarray:
     """Which frame of the film stands at each frame of the video: the last that has begun by then.
 
-    Times are rounded in files; a quarter of a frame early counts as begun.
+    Times are rounded in files; a tenth of a frame early counts as begun.
     """
-    early = 0.25 * (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
+    early = 0.1 * (float(np.median(np.diff(times))) if len(times) > 1 else 0.0)
     at = np.arange(frames) / fps
     return np.maximum(np.searchsorted(times, at + early, side="right") - 1, 0)
 
