@@ -162,7 +162,9 @@ class VideoServer:
     def take(self, handler: _Handler) -> None:
         length = int(handler.headers.get("Content-Length", "0"))
         headers = {name.lower(): value for name, value in handler.headers.items()}
-        call = Seen(handler.command, urlsplit(handler.path).path, headers, handler.rfile.read(length))
+        call = Seen(
+            handler.command, urlsplit(handler.path).path, headers, handler.rfile.read(length)
+        )
         with self._changed:
             self.calls.append(call)
             self._changed.notify_all()
@@ -182,7 +184,7 @@ class VideoServer:
         elif kind == "files" and call.method == "POST":
             _, image = _parts(call)
             self.files["f1"] = image or b""
-            handler.say(201, {"id": "f1", "urls": {"get": f"{self.url}/files/f1"}})
+            handler.say(201, self._file(len(self.files["f1"])))
         elif call.method == "POST" and name is None:
             self._create(handler, call, kind)
         elif (job := self.jobs.get(name or "")) is None:
@@ -253,6 +255,20 @@ class VideoServer:
             **self.extra,
         }
 
+    def _file(self, size: int) -> dict[str, Any]:
+        return {
+            "id": "f1",
+            "name": "image.png",
+            "content_type": "image/png",
+            "size": size,
+            "etag": "e",
+            "checksums": {},
+            "metadata": {},
+            "created_at": "2026-11-28T00:00:00Z",
+            "expires_at": None,
+            "urls": {"get": f"{self.url}/files/f1"},
+        }
+
     def _give(self, handler: _Handler) -> None:
         fault = self.films.pop(0) if self.films else None
         if isinstance(fault, str) and fault.startswith("->"):
@@ -312,7 +328,11 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.owner.take(self)
 
-    do_POST = do_DELETE = do_GET
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        self.do_GET()
 
     def say(self, status: int, body: Any) -> None:
         self.raw(status, json.dumps(body).encode(), "application/json")
@@ -352,7 +372,9 @@ class _Handler(BaseHTTPRequestHandler):
 def _parts(call: Seen) -> tuple[dict[str, Any], bytes | None]:
     """The text fields and the one file of a multipart body."""
     kind = call.headers.get("content-type", "")
-    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + call.body)
+    message = BytesParser(policy=HTTP).parsebytes(
+        f"Content-Type: {kind}\r\n\r\n".encode() + call.body
+    )
     fields: dict[str, Any] = {}
     image: bytes | None = None
     for part in message.iter_parts() if message.is_multipart() else ():
@@ -378,4 +400,3 @@ def _mistake(kind: str, call: Seen, fields: dict[str, Any]) -> str:
         if (needed or name in fields) and not re.fullmatch(rule, fields.get(name, "")):
             return name
     return ""
-

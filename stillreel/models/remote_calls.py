@@ -233,7 +233,7 @@ def wait_seconds(headers: Mapping[str, str]) -> float | None:
         if (text := headers.get(name, "")).isdecimal():
             return min(int(text) / 1000, LONGEST_WAIT)
     text = headers.get("retry-after", "").strip()
-    with suppress(ValueError):
+    with suppress(ValueError, TypeError):
         seconds = (
             float(int(text))
             if text.isdecimal()
