@@ -80,11 +80,16 @@ def _facts(prepared: Prepared, latents: Latents, video: Video) -> dict[str, str]
         f"{video.size / 1e6:.1f} MB",
         "model": f"{shot.model_version}, {shot.steps} steps, seed {shot.seed}",
         "inference": f"reused from {latents.reused_from}" if latents.reused_from else took,
-        "cost": f"US$ {video.cost_usd:.4f}"
-        if latents.host_price
-        else "not known: STILLREEL_HOST_PRICE is not set on this host",
+        "cost": _cost(latents, video),
         "warnings": "; ".join(video.warnings) or "none",
     }
+
+
+def _cost(latents: Latents, video: Video) -> str:
+    if video.cost_usd or latents.host_price or latents.remote_usd:
+        return f"US$ {video.cost_usd:.4f}"
+    setting = "STILLREEL_REMOTE_PRICE" if "remote" in latents.seconds else "STILLREEL_HOST_PRICE"
+    return f"not known: {setting} is not set on this host"
 
 
 def _table(facts: dict[str, str]) -> str:

@@ -158,6 +158,8 @@ def guess(work: Work, samples: Iterable[Sample], *, usd_per_hour: float = 0.0) -
     of_model = [s for s in samples if s.work.model == work.model]
     prices = [s.usd_per_hour for s in sorted(of_model, key=_age) if s.usd_per_hour]
     price = (prices[-1] if prices else usd_per_hour) or None
+    if get_model(work.model).elsewhere:
+        price = None  # that of this host says nothing about it
     alike = [s for s in of_model if s.work.preset == work.preset]
     if alike:
         return _learned(work, alike, price)

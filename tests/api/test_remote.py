@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
 from threading import Thread
@@ -17,7 +16,7 @@ from stillreel.job import Phase
 from stillreel.models.base import Generated, Resumable
 from stillreel.models.registry import get_model, load_backend
 from stillreel.settings import InferenceSettings
-from tests.api.conftest import KEY, Api, StartApi
+from tests.api.conftest import KEY, Api
 from tests.fake_backend import make_shot
 
 SECONDS = 120.0
@@ -44,7 +43,7 @@ class Ordered:
         self.thread = Thread(target=copy_context().run, args=(self._work,))
         self.thread.start()
 
-    def on_step(self, phase: Phase, step: int, steps: int) -> None:
+    def on_step(self, phase: Phase, step: int, steps: int) -> None:  # noqa: ARG002 - of the port
         if self.cancelled:
             raise InferenceCancelled
         self.steps.append(step)
@@ -65,11 +64,6 @@ class Ordered:
 @pytest.fixture
 def note(tmp_path: Path) -> Path:
     return tmp_path / "job_1" / "digest.note.json"
-
-
-@pytest.fixture
-def idle(start_api: StartApi) -> Iterator[Api]:
-    yield start_api(STILLREEL_KEEPER_SECONDS="300")
 
 
 def waiting_job(api: Api, known: set[str]) -> str:

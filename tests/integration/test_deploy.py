@@ -38,6 +38,7 @@ def test_deploying_again_changes_nothing(stack: Stack, bucket: Bucket) -> None:
     )
     assert json.loads(done.stdout) == [
         "generate-video/preview-local",
+        "generate-video/remote-local",
         "generate-video/wan-2.2-g5",
         "generate-video/ltx-2-a100",
     ]

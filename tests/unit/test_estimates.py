@@ -36,9 +36,10 @@ def sample(
 
 
 @pytest.mark.parametrize(
-    ("model", "preset"), [(m, p) for m, s in MODELS.items() for p in s.presets]
+    ("model", "preset"),
+    [(m, p) for m, s in MODELS.items() if not s.elsewhere for p in s.presets],
 )
-def test_every_preset_has_a_floor(model: str, preset: str) -> None:
+def test_every_preset_of_our_own_gpus_has_a_floor(model: str, preset: str) -> None:
     assert (model, preset) in FLOORS
 
 
@@ -61,6 +62,14 @@ def test_without_jobs_the_floor_of_the_spec_is_the_least(
     assert (found.source, found.samples, found.usd) == ("spec", 0, None)
     assert found.seconds.low == pytest.approx(seconds, rel=0.01)
     assert found.seconds.low < found.seconds.likely < found.seconds.high
+
+
+def test_a_remote_model_is_learned_and_has_no_price_of_this_host() -> None:
+    work = work_of(JobSpec(model="remote", prompt="a lake"))[0]
+    assert guess(work, [], usd_per_hour=0.66) is None
+    found = guess(work, [sample(90.0, work=work, price=0.66, gpu=0.0)], usd_per_hour=0.66)
+    assert found
+    assert (found.seconds.likely, found.usd) == (90.0, None)
 
 
 def test_one_job_teaches_more_than_the_spec() -> None:

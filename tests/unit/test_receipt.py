@@ -70,6 +70,14 @@ def receipt(**change: Any) -> dict[str, Any]:
     )
 
 
+def test_what_a_server_elsewhere_charges_is_part_of_the_cost() -> None:
+    elsewhere = latents(seconds={"remote": 60.0, "gpu": 0.0}, remote_usd=0.5)
+    cost = receipt(latents=elsewhere)["cost"]
+    assert cost["remote_usd"] == 0.5
+    assert cost["usd"] == pytest.approx(0.5 + 2.0 * 0.66 / 3600, abs=1e-6)
+    assert receipt()["cost"]["remote_usd"] == 0.0
+
+
 def test_a_receipt_is_json_and_says_what_was_made_of_what() -> None:
     made = json.loads(json.dumps(receipt()))
     assert made["job_id"] == "job_1"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from stillreel.errors import (
     ContentRefused,
+    InferenceAbandoned,
     InferenceCancelled,
     InferenceFailed,
     InferenceInterrupted,
@@ -213,15 +214,16 @@ def test_the_server_says_how_long_to_wait(start: StartServer, tmp_path: Path) ->
 # --- nothing is paid twice --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", [InferenceInterrupted, InferenceAbandoned])
 @EACH_SHAPE
 def test_the_order_is_on_disk_before_it_is_waited_for_and_found_again(
-    start: StartServer, tmp_path: Path, shape: str
+    start: StartServer, tmp_path: Path, shape: str, end: type[StillreelError]
 ) -> None:
     server = start(steps=(("in_progress", 30),))
     desk = Desk(server, tmp_path, remote_shape=shape)
-    desk.raises = lambda phase, _: InferenceInterrupted() if phase is Phase.DENOISE else None
-    desk.fails(InferenceInterrupted)
-    assert server.of("DELETE") == []
+    desk.raises = lambda phase, _: end() if phase is Phase.DENOISE else None
+    desk.fails(end)
+    assert server.of("DELETE") == server.of("POST", "/cancel") == []
     assert not server.only_job().cancelled
     server.finish()
     made = Desk(server, tmp_path, remote_shape=shape).make()  # another process, the same note
@@ -544,6 +546,8 @@ def test_a_cancel_reaches_the_server_and_its_failure_is_no_other_error(
     desk.raises = lambda phase, _: InferenceCancelled() if phase is Phase.DENOISE else None
     desk.fails(InferenceCancelled)
     assert server.only_job().cancelled is (fault is None)
+    note = remote.Note(desk.note, remote._server(desk.settings))
+    assert bool(note.remote_id) is (fault in (500, "drop"))  # then it may still run there
     made = server.of("DELETE", "/video-1") + server.of("POST", "/predi-1/cancel")
     assert len(made) == 1
 

@@ -420,3 +420,49 @@ def test_the_page_of_settings_says_nothing_about_this_machine(
     monkeypatch.setenv("HOME", "/elsewhere")
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     assert settings_docs.settings_page() == settings_docs.PAGE.read_text(encoding="utf-8")
+
+
+# --- a video server elsewhere -----------------------------------------------------------------
+
+
+def test_a_remote_server_is_set_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLREEL_REMOTE_URL", "http://10.0.0.7:30000/v1/")
+    monkeypatch.setenv("STILLREEL_REMOTE_KEY", "sk-not-shown")
+    monkeypatch.setenv("STILLREEL_REMOTE_PARAMETERS", '{"num_frames": "{frames}", "fps": null}')
+    monkeypatch.setenv("STILLREEL_REMOTE_ALLOW_ADDRESSES", "MinIO.internal:9000")
+    found = get_settings().inference
+    assert found.remote_url == "http://10.0.0.7:30000/v1"
+    assert found.remote_parameters == {"num_frames": "{frames}", "fps": None}
+    assert found.remote_allow_addresses == ("minio.internal:9000",)
+    assert "sk-not-shown" not in repr(get_settings())
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"KEY": "sk-secret"}, "STILLREEL_REMOTE_KEY"),
+        ({"URL": "gpu-7:30000"}, "http"),
+        ({"URL": "http://u:sk-secret@gpu-7/v1"}, "STILLREEL_REMOTE_KEY"),
+        ({"URL": "http://gpu-7/v1?key=sk-secret"}, "STILLREEL_REMOTE_KEY"),
+        ({"URL": "http://a/v1", "SHAPE": "replicate"}, "STILLREEL_REMOTE_MODEL"),
+        ({"URL": "http://a/v1", "SHAPE": "fal"}, "STILLREEL_REMOTE_SHAPE"),
+        ({"URL": "http://a/v1", "PARAMETERS": "{sk-secret"}, "is no JSON"),
+        ({"URL": "http://a/v1", "PARAMETERS": "[1]"}, "no JSON object"),
+        ({"URL": "http://a/v1", "PARAMETERS": '{"a": ["{stepps}"]}'}, "stepps"),
+        ({"URL": "http://a/v1", "POLL_SECONDS": "0"}, "STILLREEL_REMOTE_POLL_SECONDS"),
+        ({"URL": "http://a/v1", "MODEL": "a b"}, "STILLREEL_REMOTE_MODEL"),
+        ({"URL": "http://a/v1", "ALLOW_ADDRESSES": "minio"}, "STILLREEL_REMOTE_ALLOW_ADDRESSES"),
+    ],
+    ids=str,
+)
+def test_mistakes_about_a_remote_server_are_told_without_its_secret(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], words: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(f"STILLREEL_REMOTE_{name}", value)
+    monkeypatch.setenv("STILLREEL_API_PORT", "0")
+    with pytest.raises(SettingsInvalid) as caught:
+        get_settings()
+    assert words in caught.value.message
+    assert "STILLREEL_API_PORT" in caught.value.message  # all mistakes at once
+    assert "sk-secret" not in caught.value.message

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from contextvars import copy_context
 from io import BytesIO
+from itertools import pairwise
 from threading import Thread
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_a_photo_becomes_a_video_by_a_server_elsewhere(
         assert (stream.width, stream.height, len(grey)) == (160, 90, 13)
         assert movie.streams.audio
         assert movie.metadata["comment"].count("model=remote-1:wan:") == 1
-    assert all(later > sooner for sooner, later in zip(grey, grey[1:], strict=False))
+    assert all(later > sooner for sooner, later in pairwise(grey))
     receipt = read_json(storage, video.receipt_key)
     assert receipt["took"]["gpu_seconds"] == 0
     assert receipt["took"]["infer_seconds"]["remote"] > 0
