@@ -192,6 +192,8 @@ class InferenceCancelled(InferenceError):
 class InferenceInterrupted(InferenceCancelled):
     """The inference server stops; whoever follows the work starts it again at the next one."""
 
+    code, retryable, http_status = "interrupted", True, 503
+
 
 class RemoteError(InferenceError):
     """The remote video server did not do what was asked."""
@@ -207,6 +209,8 @@ class RemoteUnavailable(RemoteError):
     code, retryable, http_status = "remote_unavailable", True, 503
     retry_after: float | None = None
     """Seconds that the server asked for."""
+    sent = True
+    """Whether anything may have reached the server."""
 
 
 class RemoteRefused(RemoteError):

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from PIL import Image
 
 from stillreel.errors import (
     ContentRefused,
+    DiskFull,
     InferenceCancelled,
     InferenceFailed,
     InferenceInterrupted,
@@ -37,7 +39,7 @@ from stillreel.images import encode_png
 from stillreel.job import Phase, Shot
 from stillreel.models import remote_film as film
 from stillreel.models.base import Decoded, Generated, LatentArrays, ModelSpec, OnStep
-from stillreel.models.remote_calls import TICK_SECONDS, Calls, NotSent, attended, is_refusal
+from stillreel.models.remote_calls import TICK_SECONDS, Calls, attended, is_refusal
 from stillreel.models.remote_note import Note
 from stillreel.models.remote_shapes import (
     SHAPES,
@@ -56,8 +58,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a call that failed is made again, doubled each time."""
 DOWNLOADS = 3
 """How often a video that does not come over whole is fetched, before the attempt has failed."""
-UNKNOWN_POLLS = 3
-"""So often a server may say that it does not know the order; some know it a little late."""
+UNKNOWN_POLLS = 5
+"""So often in a row, 15 s in all, a server may not know the order; some know it a little late."""
 
 
 class RemoteBackend:
@@ -223,11 +225,8 @@ class _Order:
                 seconds=CREATE_SECONDS,
             )
             seen = self.shape.read(answer.body)
-        except NotSent:
-            self.note.unsend()
-            raise
         except RemoteUnavailable as exc:
-            if exc.status in (429, 503):
+            if not exc.sent or exc.status in (429, 503):
                 self.note.unsend()
             elif not self._is_idempotent:
                 self.note.forget()
@@ -269,6 +268,7 @@ class _Order:
                 unknown += 1
                 if exc.status not in (404, 410) or unknown >= UNKNOWN_POLLS:
                     raise self._unknown(exc) from exc
+                wait, pause = pause, min(2 * pause, LONGEST_PAUSE)
             else:
                 wait = answer.wait_seconds or self.settings.remote_poll_seconds
                 pause, unknown = FIRST_PAUSE, 0
@@ -365,7 +365,8 @@ class _Order:
             log.warning("the remote server did not cancel the order: %s", exc.message)
         else:
             log.info("the order at the remote server is cancelled")
-        self.note.forget()
+        with suppress(DiskFull, RemoteError):  # that it was cancelled says more
+            self.note.forget()
 
     def _usd(self, seen: Seen, found: film.Film) -> float:
         """By the operator's prices, else what the server says; 0 where neither is known."""

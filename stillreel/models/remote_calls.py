@@ -52,10 +52,6 @@ _INNER = (
 )
 
 
-class NotSent(RemoteUnavailable):
-    """The remote video server cannot be reached now; nothing was sent."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """What the server said; `body` is None where that is no JSON."""
@@ -91,7 +87,7 @@ class Calls:
     ) -> Answer:
         """The answer to one call, if it is a good one.
 
-        Raises NotSent, RemoteUnavailable, RemoteRefused, RemoteAccountRefused, ContentRefused.
+        Raises RemoteUnavailable, RemoteRefused, RemoteAccountRefused, ContentRefused.
         """
         try:
             async with (
@@ -107,7 +103,9 @@ class Calls:
             ):
                 answer = _answer(response, await _read(response, ANSWER_LIMIT))
         except (AddressRefused, httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            raise NotSent from exc
+            error = RemoteUnavailable("The remote video server cannot be reached now.")
+            error.sent = False
+            raise error from exc
         except (TimeoutError, httpx.HTTPError, OSError) as exc:
             raise RemoteUnavailable(
                 "The connection to the remote video server was lost before it answered."

@@ -124,8 +124,9 @@ def test_an_inference_stores_latents_with_their_facts(runner: Runner, orders: Or
     )
     path = Path(order.latents_path)
     assert load_file(path)["value"].tolist() == [77]
-    shot, seconds, dtype, plan, warnings = read_facts(path)
+    shot, seconds, dtype, plan, warnings, usd = read_facts(path)
     assert (shot, dtype, plan, warnings) == (order.shot, "uint8", "rich", ("Not quite.",))
+    assert usd == 0.0
     assert seconds == entry.seconds
     assert seconds.keys() == {"denoise", "load", "gpu"}
     assert seconds["gpu"] >= seconds["load"]

@@ -109,6 +109,7 @@ def test_a_receipt_has_the_time_of_each_stage_and_the_cost() -> None:
     assert made["cost"] == {
         "host": "gpu-1",
         "usd_per_hour": 0.66,
+        "remote_usd": 0.0,
         "usd": 0.0022,
         "reused_from": "",
     }

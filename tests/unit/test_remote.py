@@ -38,7 +38,6 @@ from stillreel.job import Phase, Shot
 from stillreel.models import remote
 from stillreel.models.base import Generated, Resumable
 from stillreel.models.registry import configured, get_model, load_backend
-from stillreel.models.remote_calls import NotSent
 from stillreel.models.weights import has_weights
 from stillreel.settings import InferenceSettings
 from tests.fake_backend import make_shot
@@ -403,7 +402,7 @@ def test_a_server_that_stays_full_ends_the_attempt_not_the_job(
 def test_a_server_that_is_not_there_ends_the_attempt_not_the_job(tmp_path: Path) -> None:
     with video_server() as gone:
         pass
-    error = Desk(gone, tmp_path, remote_seconds=0.1).fails(NotSent)
+    error = Desk(gone, tmp_path, remote_seconds=0.1).fails(RemoteUnavailable, "cannot be reached")
     assert error.retryable
 
 
@@ -445,7 +444,7 @@ def test_looks_that_fail_are_made_again(start: StartServer, tmp_path: Path, shap
 def test_a_server_that_has_lost_the_order_ends_the_attempt(
     start: StartServer, tmp_path: Path
 ) -> None:
-    server = start(looks=[404, 404, 404])
+    server = start(looks=[404] * 5)
     desk = Desk(server, tmp_path)
     assert desk.fails(InferenceFailed, "restarted").retryable
     desk.make()
