@@ -6,6 +6,7 @@ from contextvars import copy_context
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -63,7 +64,8 @@ class Ordered:
 
 @pytest.fixture
 def note(tmp_path: Path) -> Path:
-    return tmp_path / "job_1" / "digest.note.json"
+    """Of a job that no other test has: the name is what the key of the order is made of."""
+    return tmp_path / f"job_{uuid4().hex}" / "digest.note.json"
 
 
 def waiting_job(api: Api, known: set[str]) -> str:
@@ -95,9 +97,8 @@ def test_our_own_api_makes_the_film(api: Api, inference_server: None, note: Path
     decoded = order.backend.decode(SHOT, made.arrays)
     assert (decoded.width, decoded.height, decoded.frames) == (128, 72, 25)
     assert sum(len(chunk) for chunk in decoded.chunks) == 25
-    again = Ordered(api, note.with_name("digest.note.json"))  # the note of a finished order
-    found = again.end()
-    assert isinstance(found, Generated)
+    found = Ordered(api, note).end()  # by the note of a finished order
+    assert isinstance(found, Generated), found
     assert ids(api) - before == {job_id}
 
 
@@ -107,7 +108,7 @@ def test_the_same_order_from_another_host_is_the_same_job(
     before = ids(api)
     here = Ordered(api, note)
     job_id = waiting_job(api, before)
-    there = Ordered(api, tmp_path / "other-host" / "job_1" / note.name)
+    there = Ordered(api, tmp_path / "other-host" / note.parent.name / note.name)
     assert api.execute(job_id).is_completed()
     made, found = here.end(), there.end()
     assert isinstance(made, Generated), made
@@ -131,4 +132,5 @@ def test_what_our_api_refuses_is_told_in_its_words(api: Api, note: Path) -> None
     error = order.end()
     assert getattr(error, "code", "") == "remote_refused"
     assert "no-such-model" in str(error)
-    assert isinstance(Ordered(api, note, remote_key="wrong").end(), Exception)
+    refused = Ordered(api, note, remote_key="wrong").end()
+    assert getattr(refused, "code", "") == "remote_account_refused"
