@@ -276,6 +276,12 @@ class InferenceSettings(_Concern):
     server_wait_seconds: float = Field(
         600.0, ge=0, description="How long a job waits for its host's inference server to return."
     )
+    stall_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds without a step after which an inference counts as stuck, for hosts "
+        "that are slower than the model's own limit expects; 0: that limit.",
+    )
 
 
 class WebhookSettings(_Concern):
