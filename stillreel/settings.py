@@ -83,6 +83,11 @@ class HostSettings(_Concern):
         le=64,
         description="Threads of one encode.",
     )
+    nvenc: bool = Field(
+        False,
+        description="Encode H.264 on the GPU where it can (an A10G can, an A100 cannot); else, and "
+        "where that fails, on the CPU.",
+    )
     host_price: float = Field(
         0.0, ge=0, description="US$ per hour of this host, for the cost in each result."
     )

@@ -12,6 +12,7 @@ from stillreel.encoder import encode_video
 from stillreel.inference.client import connect
 from stillreel.inference.entry import DecodeOrder, Entry
 from stillreel.job import Clip, JobSpec, Latents, Phase, Prepared, Stage
+from stillreel.nvenc import encoder_for
 from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
@@ -51,6 +52,8 @@ def encode(
         spool_dir=str(folder / f"spool-{execution}"),
         round=job_round,
     )
+    crop = shot.crop_width, shot.crop_height
+    encoder = encoder_for(spec.codec, crop, wanted=settings.host.nvenc)
     gpu: dict[str, float] = {}
 
     def on_entry(entry: Entry) -> None:
@@ -65,11 +68,12 @@ def encode(
             folder,
             stem=f"clip-{execution}",
             fps=shot.fps,
-            crop=(shot.crop_width, shot.crop_height),
+            crop=crop,
             codec=spec.codec,
+            encoder=encoder,
             quality=spec.quality,
             threads=settings.host.encode_threads,
-            metadata=_describe(job_id, spec, prepared),
+            metadata=_describe(job_id, spec, prepared, encoder),
             on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
         )
     clip = Clip(
@@ -84,6 +88,7 @@ def encode(
         fps=shot.fps,
         frames=encoded.frames,
         codec=spec.codec,
+        encoder=encoded.encoder,
         has_audio=encoded.has_audio,
         decode_gpu_seconds=gpu.get("gpu", 0.0),
         encode_seconds=time.monotonic() - started,
@@ -107,9 +112,12 @@ def _read_note(note: Path, settings: Settings) -> Clip | None:
     return clip if is_there(clip, settings=settings) else None
 
 
-def _describe(job_id: str, spec: JobSpec, prepared: Prepared) -> dict[str, str]:
+def _describe(job_id: str, spec: JobSpec, prepared: Prepared, encoder: str) -> dict[str, str]:
     shot = prepared.shot
-    facts = f"stillreel {job_id} model={shot.model_version} seed={shot.seed} steps={shot.steps}"
+    facts = (
+        f"stillreel {job_id} model={shot.model_version} seed={shot.seed} steps={shot.steps} "
+        f"encoder={encoder}"
+    )
     if not spec.embed_prompt:
         return {"comment": facts}
     return {"title": spec.prompt[:200], "comment": f"{spec.prompt}\n{facts}".strip()}

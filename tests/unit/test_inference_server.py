@@ -42,6 +42,7 @@ from tests.fake_backend import GATE_SECONDS, Gate, Script, make_shot
 # httpcore 1.0 leaves closing to the garbage collector where connecting to a unix socket fails.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket.*family=1:ResourceWarning")
 
+
 @pytest.fixture(autouse=True)
 def _collect_sockets() -> Iterator[None]:
     """While that warning is ignored, not in whatever test comes later."""
@@ -352,9 +353,7 @@ def servers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
     servers.stop()
 
 
-def test_an_inference_survives_the_polite_end_of_its_server(
-    servers: Servers, folder: Path
-) -> None:
+def test_an_inference_survives_the_polite_end_of_its_server(servers: Servers, folder: Path) -> None:
     servers.start(seconds_per_step=0.05)
     ended: list[int] = []
 

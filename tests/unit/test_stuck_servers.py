@@ -60,7 +60,7 @@ class Host:
             client = InferenceClient(self.socket, wait_for_server=SECONDS)
             try:
                 story(client)
-            except BaseException as exc:  # noqa: BLE001 - it is raised again in the test's thread
+            except BaseException as exc:
                 raised.append(exc)
             finally:
                 client.close()
