@@ -18,6 +18,7 @@ import av
 import numpy as np
 from av import AudioFrame, VideoFrame
 from av.error import FFmpegError
+from av.video import VideoStream
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.reformatter import Interpolation as By
 from PIL import Image
@@ -25,6 +26,7 @@ from PIL import Image
 from stillreel.errors import DiskFull, EncodeFailed, is_disk_full
 from stillreel.job import Codec, Quality
 from stillreel.models.base import Decoded
+from stillreel.nvenc import ENCODERS, NVENC, distrust_nvenc, nvenc_options
 
 Write = Callable[[VideoFrame], None]
 
@@ -57,6 +59,8 @@ class Encoded:
     height: int
     frames: int
     has_audio: bool
+    encoder: str
+    """What made the video, e.g. `libx264`."""
 
 
 def encode_video(
@@ -67,6 +71,7 @@ def encode_video(
     fps: int,
     crop: tuple[int, int],
     codec: Codec = "h264",
+    encoder: str = "",
     quality: Quality = "standard",
     threads: int = 1,
     metadata: Mapping[str, str] = {},
@@ -78,10 +83,12 @@ def encode_video(
     more, as 4:2:0 needs. `metadata` takes `title` and `comment`. Sound is padded or cut to the
     length of the frames. `on_frame(done, frames)` is called in the caller's thread; a
     StillreelError of its own or of `decoded.chunks` passes through and stops the encode.
-    A failed encode leaves the folder as it was.
+    A failed encode leaves the folder as it was. `encoder` is another one of this codec than its
+    usual one, see `nvenc.encoder_for`; poster and teaser are always made on the CPU.
     Raises DiskFull, and EncodeFailed for unfit frames or a failing encoder.
     """
     size = crop[0] // 2 * 2, crop[1] // 2 * 2
+    encoder = encoder or ENCODERS[codec]
     frames = convert(decoded, size, fps=fps)
     width = min(TEASER_WIDTH, size[0])
     small, small_fps = (
@@ -111,7 +118,7 @@ def encode_video(
                     video,
                     size,
                     fps=fps,
-                    codec=codec,
+                    encoder=encoder,
                     crf=CRF[codec][quality],
                     threads=threads,
                     metadata=metadata,
@@ -126,10 +133,12 @@ def encode_video(
     except (OSError, FFmpegError) as exc:
         if is_disk_full(exc):
             raise DiskFull from exc
+        if encoder == NVENC:
+            distrust_nvenc()
         reason = exc.strerror or type(exc).__name__
         raise EncodeFailed(f"The video could not be encoded ({reason}); start it again.") from exc
     has_audio = decoded.audio is not None
-    return Encoded(video, poster, teaser, sha256, length, *size, decoded.frames, has_audio)
+    return Encoded(video, poster, teaser, sha256, length, *size, decoded.frames, has_audio, encoder)
 
 
 def convert(decoded: Decoded, size: tuple[int, int], *, fps: int) -> Iterator[VideoFrame]:
@@ -176,7 +185,7 @@ def movie(
     size: tuple[int, int],
     *,
     fps: int,
-    codec: Codec = "h264",
+    encoder: str = ENCODERS["h264"],
     crf: int = CRF["h264"]["standard"],
     threads: int = 1,
     metadata: Mapping[str, str] = {},
@@ -189,11 +198,8 @@ def movie(
     container = av.open(path, "w", format="mp4", container_options={"movflags": "+faststart"})
     try:
         container.metadata.update(metadata)
-        if codec == "av1":  # SVT-AV1 knows no threads, only a level of parallelism from 1 to 6
-            name, options = "libsvtav1", {"preset": "8", "svtav1-params": f"lp={min(threads, 6)}"}
-        else:
-            name, options = "libx264", {"preset": "medium", "rc-lookahead": str(_KEYFRAMES // 2)}
-        stream = container.add_stream(name, rate=fps, options={"crf": str(crf), **options})
+        stream = container.add_stream(encoder, rate=fps, options=_options(encoder, crf, threads))
+        assert isinstance(stream, VideoStream)  # noqa: S101 - for the type checker
         context = stream.codec_context
         context.width, context.height = size
         context.pix_fmt, context.time_base = "yuv420p", Fraction(1, fps)
@@ -220,6 +226,14 @@ def movie(
             container.close()
         raise
     container.close()
+
+
+def _options(encoder: str, crf: int, threads: int) -> dict[str, str]:
+    if encoder == NVENC:
+        return nvenc_options(crf)
+    if encoder == ENCODERS["av1"]:  # it knows no threads, only a level of parallelism from 1 to 6
+        return {"crf": str(crf), "preset": "8", "svtav1-params": f"lp={min(threads, 6)}"}
+    return {"crf": str(crf), "preset": "medium", "rc-lookahead": str(_KEYFRAMES // 2)}
 
 
 def write_all(

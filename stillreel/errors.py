@@ -171,6 +171,12 @@ class InferenceServerAway(InferenceError):
     code, retryable, http_status = "inference_server_away", True, 503
 
 
+class InferenceServerDied(InferenceError):
+    """The inference server of this host died under this job."""
+
+    code, retryable = "inference_server_died", True
+
+
 class InferenceStalled(InferenceError):
     """The inference made no progress for the model's stall limit."""
 

@@ -26,7 +26,7 @@ from stillreel.errors import (
 )
 from stillreel.host import inference_argv
 from stillreel.images import encode_png, open_picture
-from stillreel.inference.client import InferenceClient, socket_path
+from stillreel.inference.client import answers, socket_path
 from stillreel.job import JobSpec, Video, job_id_of, spec_of
 from stillreel.keys import input_key
 from stillreel.models.registry import MODELS, get_model, is_available, load_backend
@@ -170,7 +170,7 @@ def _check_outputs(output: Path, poster: Path, *, source: Path | None) -> None:
 @contextmanager
 def _inference_server(settings: Settings) -> Iterator[None]:
     """The inference server of this machine's host, else one of our own for this block."""
-    if _answers(socket_path(settings.host.home)):
+    if answers(socket_path(settings.host.home)):
         yield
         return
     socket = socket_path(settings.host.home, f"generate-{os.getpid()}")
@@ -206,7 +206,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path) -> None:
         wait_max=0.3,
     ):
         with attempt:
-            if not _answers(socket) and process.poll() is None:
+            if not answers(socket) and process.poll() is None:
                 raise InferenceServerAway("the model server does not answer at its start")
     if process.poll() is not None:
         raise InferenceServerAway
@@ -216,17 +216,6 @@ def _last_line(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def _answers(socket: Path) -> bool:
-    client = InferenceClient(socket, wait_for_server=0)
-    try:
-        client.health()
-    except InferenceServerAway:
-        return False
-    finally:
-        client.close()
-    return True
 
 
 def _run_flow(spec: JobSpec) -> tuple[str, Video]:

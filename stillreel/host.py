@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from stillreel.inference.client import socket_path
+from stillreel.inference.client import answers, socket_path
 from stillreel.lock import make_private, only_one
 from stillreel.prefect_env import worker_env
 from stillreel.process import HOST_VARIABLE, NO_RESTART
@@ -25,15 +26,7 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
     They are stopped in reverse order, so that no job loses its model before it is handed back.
     """
     host = settings.host
-    servers = [
-        Service(
-            name,
-            inference_argv(socket_path(host.home, name), model=model),
-            _gpu_env(host, n),
-            final_code=NO_RESTART,
-        )
-        for n, name in enumerate(f"gpu{n}" for n in range(host.gpus))
-    ]
+    servers = [_server(host, n, model) for n in range(host.gpus)]
     worker = Service(
         "worker",
         [
@@ -87,6 +80,18 @@ def run_host(settings: Settings, *, pool: str, model: str) -> None:
             supervisor.run()
         finally:
             supervisor.stop()
+
+
+def _server(host: HostSettings, gpu: int, model: str) -> Service:
+    name = f"gpu{gpu}"
+    socket = socket_path(host.home, name)
+    return Service(
+        name,
+        inference_argv(socket, model=model),
+        _gpu_env(host, gpu),
+        final_code=NO_RESTART,
+        answers=partial(answers, socket),
+    )
 
 
 def _gpu_env(host: HostSettings, gpu: int) -> dict[str, str]:

@@ -242,6 +242,8 @@ class Clip(_Value):
     has_audio: bool
     decode_gpu_seconds: float
     encode_seconds: float
+    encoder: str = ""
+    """What made it, e.g. `libx264`; empty in results of earlier releases."""
 
     @property
     def seconds(self) -> float:

@@ -61,6 +61,7 @@ def write_receipt(
             "frames": clip.frames,
             "seconds": clip.seconds,
             "codec": clip.codec,
+            "encoder": clip.encoder,
             "audio": clip.has_audio,
         },
         "warnings": [*shot.warnings, *latents.warnings],

@@ -102,6 +102,11 @@ class HostSettings(_Concern):
         le=64,
         description="Threads of one encode.",
     )
+    nvenc: bool = Field(
+        False,
+        description="Encode H.264 on the GPU where it can (an A10G can, an A100 cannot); else, and "
+        "where that fails, on the CPU.",
+    )
     host_price: float = Field(
         0.0, ge=0, description="US$ per hour of this host, for the cost in each result."
     )
@@ -394,6 +399,12 @@ class InferenceSettings(RemoteSettings):
     )
     server_wait_seconds: float = Field(
         600.0, ge=0, description="How long a job waits for its host's inference server to return."
+    )
+    stall_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds without a step after which an inference counts as stuck, for hosts "
+        "that are slower than the model's own limit expects; 0: that limit.",
     )
 
 

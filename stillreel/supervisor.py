@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -35,6 +35,13 @@ class Service:
     stop_seconds: float = 10.0
     final_code: int | None = None
     """The exit code by which it says that a restart cannot help."""
+    answers: Callable[[], bool] | None = None
+    """Whether it answers now; may take seconds for it."""
+    silences: int = 8
+    """After so many looks in a row without an answer it is killed, and started again. Before its
+    first answer it may take its time."""
+    look_seconds: float = 5.0
+    """Between two looks."""
 
 
 @dataclass
@@ -74,6 +81,9 @@ class Supervisor:
         pump = threading.Thread(target=self._pump, args=(service, process, style), daemon=True)
         pump.start()
         self._pumps.append(pump)
+        if service.answers is not None:
+            args = (service, service.answers, process)
+            threading.Thread(target=self._look_after, args=args, daemon=True).start()
 
     def say(self, text: str) -> None:
         """Print a line of our own."""
@@ -127,6 +137,24 @@ class Supervisor:
             if not other:
                 return
         self.start(dead.service, deaths=deaths)
+
+    def _look_after(
+        self, service: Service, answers: Callable[[], bool], process: subprocess.Popen[str]
+    ) -> None:
+        """Kill a process that lives and does not answer any more: stopped, or deadlocked.
+
+        Looks are counted, not seconds: when this process itself was stopped, nobody was silent.
+        """
+        ticker, silent = threading.Event(), -1
+        while process.poll() is None and silent < service.silences:
+            if answers():
+                silent = 0
+            elif silent >= 0:
+                silent += 1
+            ticker.wait(service.look_seconds)
+        if process.poll() is None:
+            self.say(f"{service.name} does not answer any more; killing it")
+            process.kill()
 
     def _pump(self, service: Service, process: subprocess.Popen[str], style: str) -> None:
         assert process.stdout is not None  # noqa: S101 - for the type checker; it is a pipe

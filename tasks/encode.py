@@ -34,6 +34,7 @@ def encode(execution: Execution, spec: JobSpec, prepared: Prepared, latents: Lat
         latents,
         storage=open_storage(settings.storage, settings.host.home),
         settings=settings,
+        job_round=execution.round,
     )
     check_clip(execution.job_id, spec, clip, settings=settings)
     return clip

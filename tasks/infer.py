@@ -29,5 +29,11 @@ def infer(execution: Execution, spec: JobSpec, prepared: Prepared) -> Latents:
     storage = open_storage(settings.storage, settings.host.home)
     check_order(execution.job_id, spec, prepared, storage=storage, settings=settings)
     return stage.infer(
-        execution.job_id, execution.run_id, spec, prepared, storage=storage, settings=settings
+        execution.job_id,
+        execution.run_id,
+        spec,
+        prepared,
+        storage=storage,
+        settings=settings,
+        job_round=execution.round,
     )

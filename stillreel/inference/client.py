@@ -7,7 +7,6 @@ import logging
 import os
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ import stamina
 from stillreel.errors import (
     InferenceCancelled,
     InferenceServerAway,
-    InferenceStalled,
     SettingsInvalid,
     error_of,
 )
@@ -30,7 +28,7 @@ from stillreel.inference.entry import (
     Kind,
     State,
 )
-from stillreel.inference.spool import read_spool
+from stillreel.inference.spool import is_whole, read_spool
 from stillreel.job import Phase
 from stillreel.models.base import Decoded
 from stillreel.settings import Settings
@@ -38,8 +36,10 @@ from stillreel.settings import Settings
 log = logging.getLogger("stillreel.inference")
 
 WAIT_SECONDS = 20.0
-LOSSES = 3
-"""How often a server may die under one piece of work."""
+LOSSES = 20
+"""How often a server may end while one piece of work waits for it; whose end it is, it tells."""
+ANSWER_SECONDS = 10.0
+"""A server that takes longer for a word about itself is not well."""
 
 OnEntry = Callable[[Entry], None]
 
@@ -71,6 +71,18 @@ def socket_path(home: Path, name: str = "gpu0") -> Path:
     return folder / f"{name}.sock"
 
 
+def answers(socket: Path, *, within: float = ANSWER_SECONDS) -> bool:
+    """Whether a server listens there and says something about itself within so many seconds."""
+    client = InferenceClient(socket, wait_for_server=0)
+    try:
+        client.health(within=within)
+    except InferenceServerAway:
+        return False
+    finally:
+        client.close()
+    return True
+
+
 class InferenceClient:
     """Work on one inference server; every call waits for a server that is coming back."""
 
@@ -87,10 +99,10 @@ class InferenceClient:
         """Give the connections back."""
         self._http.close()
 
-    def health(self) -> Health:
+    def health(self, *, within: float = ANSWER_SECONDS) -> Health:
         """What the server says about itself; InferenceServerAway at once when it is not there."""
         try:
-            response = self._http.get("/health")
+            response = self._http.get("/health", timeout=within)
         except httpx.TransportError as exc:
             raise InferenceServerAway from exc
         return Health.model_validate(response.json())
@@ -102,42 +114,25 @@ class InferenceClient:
         except httpx.TransportError as exc:
             raise InferenceServerAway from exc
 
-    def infer(
-        self, run_id: str, order: InferenceOrder, *, stall_seconds: float, on_entry: OnEntry
-    ) -> Entry:
+    def infer(self, run_id: str, order: InferenceOrder, *, on_entry: OnEntry) -> Entry:
         """The finished entry of an inference, started here or attached to.
 
-        `on_entry` is called with each change. Raises the server's error, InferenceStalled when
-        there is no progress, and InferenceServerAway when the server does not come back or
-        dies three times under the work.
+        `on_entry` is called with each change. Raises the server's error: InferenceServerDied or
+        InferenceStalled where it ended under this work, InferenceServerAway when it does not come
+        back. While the work is in the queue, a server that ends is only waited for.
         """
-        return self._follow(
-            Kind.INFERENCE,
-            run_id,
-            order,
-            lambda _: False,
-            stall_seconds=stall_seconds,
-            on_entry=on_entry,
-        )
+        return self._follow(Kind.INFERENCE, run_id, order, lambda _: False, on_entry=on_entry)
 
     @contextmanager
-    def decode(
-        self, run_id: str, order: DecodeOrder, *, stall_seconds: float, on_entry: OnEntry
-    ) -> Iterator[Decoded]:
-        """The frames of stored latents, readable while they are made; the spool ends with it."""
+    def decode(self, run_id: str, order: DecodeOrder, *, on_entry: OnEntry) -> Iterator[Decoded]:
+        """The frames of stored latents, readable while they are made; the spool ends with it.
+
+        Raises as `infer`, and InferenceServerAway when the server starts again in the middle.
+        """
 
         def follow(enough: Callable[[Entry], bool]) -> None:
             nonlocal seen
-            seen = self._follow(
-                Kind.DECODE,
-                run_id,
-                order,
-                enough,
-                stall_seconds=stall_seconds,
-                on_entry=on_entry,
-                known=seen,
-                losses=1,
-            )
+            seen = self._follow(Kind.DECODE, run_id, order, enough, on_entry=on_entry, known=seen)
 
         def wait_for(frames: int) -> None:
             follow(lambda e: e.phase is Phase.DECODE and e.step >= max(1, frames))
@@ -163,32 +158,37 @@ class InferenceClient:
         order: InferenceOrder | DecodeOrder,
         enough: Callable[[Entry], bool],
         *,
-        stall_seconds: float,
         on_entry: OnEntry,
         known: Entry | None = None,
-        losses: int = LOSSES,
     ) -> Entry:
-        entry = known or self._start(kind, run_id, order)
+        entry, losses = known or self._start(kind, run_id, order), 0
         on_entry(entry)
-        progress, moved_at = (entry.phase, entry.step), time.monotonic()
         while entry.state.is_live and not enough(entry):
-            wait = min(WAIT_SECONDS, stall_seconds)
-            latest = self._watch(kind, run_id, after=entry.version, wait=wait)
+            latest = self._watch(kind, run_id, after=entry.version)
             if latest is None:
-                losses -= 1
-                if losses <= 0:
-                    raise InferenceServerAway("the inference server died under this job")
-                latest = self._start(kind, run_id, order)
+                losses += 1
+                if losses > LOSSES:
+                    raise InferenceServerAway(
+                        "the inference server of this host ends again and again; its log says why"
+                    )
+                latest = self._return_to(kind, run_id, order, known)
             entry = latest
             on_entry(entry)
-            if (entry.phase, entry.step) != progress or entry.state is State.QUEUED:
-                progress, moved_at = (entry.phase, entry.step), time.monotonic()
-            elif time.monotonic() - moved_at > stall_seconds:
-                self.cancel(kind, run_id)
-                raise InferenceStalled(
-                    f"no progress for {stall_seconds:.0f} s in phase {entry.phase}"
-                )
         return _checked(entry)
+
+    def _return_to(
+        self, kind: Kind, run_id: str, order: InferenceOrder | DecodeOrder, known: Entry | None
+    ) -> Entry:
+        """The entry on a server that has lost it; `known` is what a reader has gone by so far."""
+        if known is not None and _is_decoded(order):
+            return known.model_copy(update={"state": State.FINISHED, "step": known.steps})
+        log.warning("the inference server was lost to run %s, which asks it again", run_id)
+        entry = self._start(kind, run_id, order)
+        if known is not None and entry.state.is_live and not entry.attached:
+            raise InferenceServerAway(
+                "the inference server was started again while its frames were read"
+            )
+        return entry
 
     def _start(self, kind: Kind, run_id: str, order: InferenceOrder | DecodeOrder) -> Entry:
         body = order.model_dump(mode="json")
@@ -198,7 +198,8 @@ class InferenceClient:
                 attempts=None,
                 timeout=self._wait_for_server,
                 wait_initial=0.2,
-                wait_max=2.0,
+                wait_max=1.0,
+                wait_jitter=0.2,
             ):
                 with attempt:
                     response = self._http.put(f"/{kind}/{run_id}", json=body)
@@ -210,9 +211,9 @@ class InferenceClient:
             ) from exc
         raise InferenceServerAway
 
-    def _watch(self, kind: Kind, run_id: str, *, after: int, wait: float) -> Entry | None:
+    def _watch(self, kind: Kind, run_id: str, *, after: int) -> Entry | None:
         try:
-            return self._get(kind, run_id, after=after, wait=wait)
+            return self._get(kind, run_id, after=after, wait=WAIT_SECONDS)
         except httpx.TransportError:
             return None
 
@@ -243,6 +244,10 @@ def _load_of(client: InferenceClient, run_id: str) -> int:
     except InferenceServerAway:
         return 1_000_000
     return health.queued + (health.running is not None)
+
+
+def _is_decoded(order: InferenceOrder | DecodeOrder) -> bool:
+    return isinstance(order, DecodeOrder) and is_whole(Path(order.spool_dir))
 
 
 def _checked(entry: Entry) -> Entry:

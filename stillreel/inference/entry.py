@@ -37,6 +37,7 @@ class InferenceOrder(BaseModel):
     digest: str
     image_path: str = ""
     latents_path: str
+    round: int = 1
 
 
 class DecodeOrder(BaseModel):
@@ -45,6 +46,7 @@ class DecodeOrder(BaseModel):
     digest: str
     latents_path: str
     spool_dir: str
+    round: int = 1
 
 
 class Problem(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
 
 from PIL import Image
 
@@ -20,9 +23,11 @@ from stillreel.errors import (
     InferenceCancelled,
     InferenceFailed,
     InferenceInterrupted,
+    InferenceStalled,
     StillreelError,
     is_disk_full,
 )
+from stillreel.inference.attempts import AttemptNote, attempts_path
 from stillreel.inference.entry import (
     DecodeOrder,
     Entry,
@@ -41,12 +46,26 @@ log = logging.getLogger("stillreel.inference")
 
 Order = InferenceOrder | DecodeOrder
 LoadBackend = Callable[[ModelName], Backend]
+Patience = Callable[[ModelName, Phase], float]
+"""Seconds that a model may take in a phase without any progress."""
+
+
+class Pulse(NamedTuple):
+    """What the thread does; it changes with each true progress, and with nothing else."""
+
+    model: ModelName
+    phase: Phase
+    step: int
+    beat: int
+    patience: float
+    """Seconds that it may stay as it is."""
 
 
 @dataclass
 class _Work:
     entry: Entry
     order: Order
+    note: AttemptNote
     claimed_at: float
     cancelled: bool = False
     interrupted: bool = False
@@ -60,22 +79,38 @@ class Runner:
     All other methods may be called from any thread.
     """
 
-    def __init__(self, load: LoadBackend, *, claim_seconds: float, kept: int = 256) -> None:
+    pulse: Pulse | None = None
+    """None while there is nothing to do that could be stuck."""
+
+    def __init__(
+        self,
+        load: LoadBackend,
+        *,
+        claim_seconds: float,
+        patience: Patience = lambda *_: math.inf,
+        kept: int = 256,
+    ) -> None:
+        self._id = uuid4().hex
         self._load = load
         self._claim_seconds = claim_seconds
+        self._patience = patience
         self._kept = kept
         self._works: dict[tuple[Kind, str], _Work] = {}
         self._changed = threading.Condition(threading.RLock())
         self._backend: Backend | None = None
         self._running: _Work | None = None
+        self._gpu: str | None = None
         self._busy = dict.fromkeys(Kind, 0.0)
+        self._beats = count(1)
         self._versions = count(1)
         self._stopping = False
 
     def start(self, kind: Kind, run_id: str, order: Order) -> Entry:
         """The entry of this run: a running or finished one of the same order, else a new one.
 
-        An inference is the same by its digest; a decode must also go to the same spool.
+        An inference is the same by its digest; a decode must also go to the same spool. Where a
+        server before this one ended under the work, the entry has failed, once: so whoever had
+        started it is told, and a job that ends its server each time does so three times at most.
         """
         with self._changed:
             work = self._works.get((kind, run_id))
@@ -85,10 +120,12 @@ class Runner:
             self.cancel(kind, run_id)
             self._works.pop((kind, run_id), None)
             entry = Entry(kind=kind, run_id=run_id, digest=order.digest, model=_model_of(order))
-            work = _Work(entry, order, claimed_at=time.monotonic())
+            work = _Work(entry, order, self._note(kind, run_id, order), time.monotonic())
             self._works[(kind, run_id)] = work
             if isinstance(order, InferenceOrder):
                 self._take_stored(work, order)
+            if work.entry.state is State.QUEUED and (problem := work.note.take_failure()):
+                work.entry = entry.model_copy(update={"state": State.FAILED, "problem": problem})
             self._forget_old()
             self._touch(work)
             return self._seen(work)
@@ -134,7 +171,7 @@ class Runner:
                 pid=os.getpid(),
                 model=self._backend.spec.name if self._backend else "",
                 loaded=self._backend is not None,
-                gpu=_gpu_name(),
+                gpu=self._gpu,
                 queued=sum(w.entry.state is State.QUEUED for w in self._works.values()),
                 running=self._running.entry.run_id if self._running else None,
                 busy_seconds={str(kind): seconds for kind, seconds in self._busy.items()},
@@ -142,12 +179,15 @@ class Runner:
 
     def preload(self, model: ModelName) -> None:
         """Load a model before the first job; call it before `run`."""
+        self._beat(model, Phase.LOAD)
         self._ensure(model, lambda *_: None)
+        self.pulse = None
 
     def run(self) -> None:
         """Work until `stop` is called."""
         while (work := self._next()) is not None:
             self._carry_out(work)
+            self.pulse = None
             with self._changed:
                 self._running = None
                 if work.cancelled:
@@ -159,9 +199,26 @@ class Runner:
         """End `run` between two steps; what runs is cancelled."""
         with self._changed:
             self._stopping = True
-            if self._running is not None and not self._running.cancelled:
-                self._running.cancelled = self._running.interrupted = True
+            if self._running is not None:
+                self._running.note.clear()  # what ends this server now is not the job
+                if not self._running.cancelled:
+                    self._running.cancelled = self._running.interrupted = True
             self._changed.notify_all()
+
+    def give_up(self, pulse: Pulse, seconds: float) -> Problem:
+        """What the work that is stuck failed by, noted for the next server; this one has to end."""
+        text = f"no progress for {seconds:.0f} s in phase {pulse.phase} of the model {pulse.model}"
+        problem = Problem(code=InferenceStalled.code, message=text)
+        with self._changed:
+            if self._running is not None and self._running.cancelled:
+                self._running.note.clear()
+            elif self._running is not None:
+                self._running.note.begin(pulse.phase, problem)
+        return problem
+
+    def _note(self, kind: Kind, run_id: str, order: Order) -> AttemptNote:
+        path = attempts_path(Path(order.latents_path).parent, run_id)
+        return AttemptNote(path, kind, job_round=order.round, server=self._id)
 
     def _attachable(self, work: _Work, order: Order) -> bool:
         if work.cancelled or work.entry.digest != order.digest:
@@ -212,6 +269,7 @@ class Runner:
                     work.started_at = time.monotonic()
                     self._running = work
                     self._touch(work, state=State.RUNNING)
+                    work.note.begin(work.entry.phase)
                     return work
                 self._changed.wait()
             return None
@@ -230,7 +288,7 @@ class Runner:
         except OSError as exc:
             log.exception("%s of run %s", work.entry.kind, work.entry.run_id)
             self._end(work, State.FAILED, DiskFull() if is_disk_full(exc) else InferenceFailed())
-        except Exception as exc:  # the one place that reports how an entry ended
+        except (Exception, SystemExit) as exc:  # the one place that reports how an entry ended
             log.exception("%s of run %s", work.entry.kind, work.entry.run_id)
             text = f"the model failed: {type(exc).__name__}"
             self._end(work, State.FAILED, InferenceFailed(text))
@@ -238,7 +296,7 @@ class Runner:
             self._end(work, State.FINISHED)
 
     def _infer(self, work: _Work, order: InferenceOrder) -> None:
-        on_step = self._on_step(work)
+        on_step = self._on_step(work, order.shot.model)
         backend = self._ensure(order.shot.model, on_step)
         image = Image.open(order.image_path).convert("RGB") if order.image_path else None
         path = Path(order.latents_path)
@@ -261,7 +319,7 @@ class Runner:
     def _decode(self, work: _Work, order: DecodeOrder) -> None:
         path = Path(order.latents_path)
         shot = read_facts(path).shot
-        on_step = self._on_step(work)
+        on_step = self._on_step(work, shot.model)
         backend = self._ensure(shot.model, on_step)
         decoded = backend.decode(shot, read_arrays(path))
         write_spool(Path(order.spool_dir), decoded, lambda n, of: on_step(Phase.DECODE, n, of))
@@ -282,6 +340,7 @@ class Runner:
         backend.load()
         self._backend = backend
         seconds = time.monotonic() - started
+        self._gpu = _gpu_name()
         log.info("loaded model %s in %.1f s", model, seconds)
         if self._running is not None:
             entry = self._running.entry
@@ -291,7 +350,9 @@ class Runner:
         on_step(Phase.LOAD, 1, 1)
         return backend
 
-    def _on_step(self, work: _Work) -> OnStep:
+    def _on_step(self, work: _Work, model: ModelName) -> OnStep:
+        self._beat(model, work.entry.phase)
+
         def on_step(phase: Phase, step: int, steps: int) -> None:
             with self._changed:
                 if work.cancelled and not work.interrupted:
@@ -301,9 +362,16 @@ class Runner:
                 if work.entry.kind is Kind.INFERENCE and self._unclaimed(work):
                     work.cancelled = True  # a decode may be far ahead of its reader, and ends soon
                     raise InferenceAbandoned()
+                if phase is not work.entry.phase:
+                    work.note.begin(phase)
+                if (phase, step) != (work.entry.phase, work.entry.step):
+                    self._beat(model, phase, step)
                 self._touch(work, phase=phase, step=step, steps=steps)
 
         return on_step
+
+    def _beat(self, model: ModelName, phase: Phase, step: int = 0) -> None:
+        self.pulse = Pulse(model, phase, step, next(self._beats), self._patience(model, phase))
 
     def _unclaimed(self, work: _Work) -> bool:
         return time.monotonic() - work.claimed_at > self._claim_seconds
@@ -311,6 +379,7 @@ class Runner:
     def _end(self, work: _Work, state: State, error: StillreelError | None = None) -> None:
         problem = None if error is None else Problem(code=error.code, message=error.message)
         with self._changed:
+            work.note.clear()
             if work.started_at:
                 self._busy[work.entry.kind] += time.monotonic() - work.started_at
             self._touch(work, state=state, problem=problem)

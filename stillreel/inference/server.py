@@ -22,12 +22,13 @@ from fastapi.responses import Response
 
 from stillreel.errors import StillreelError
 from stillreel.inference.entry import DecodeOrder, Entry, Health, InferenceOrder, Kind
-from stillreel.inference.runner import Runner
-from stillreel.job import ModelName
+from stillreel.inference.runner import Patience, Runner
+from stillreel.inference.watchdog import watch_over
+from stillreel.job import ModelName, Phase
 from stillreel.lock import make_private, only_one
 from stillreel.models.registry import get_model, load_backend
 from stillreel.process import NO_RESTART
-from stillreel.settings import get_settings
+from stillreel.settings import InferenceSettings, get_settings
 
 log = logging.getLogger("stillreel.inference")
 
@@ -110,11 +111,23 @@ def _run(model: str, socket: Path) -> None:
     settings = get_settings()
     inference = settings.inference
     runner = Runner(
-        lambda name: load_backend(get_model(name), inference), claim_seconds=inference.claim_seconds
+        lambda name: load_backend(get_model(name), inference),
+        claim_seconds=inference.claim_seconds,
+        patience=patience_on(inference),
     )
+    watch_over(runner)
     if model:
         runner.preload(cast(ModelName, model))
     _serve(make_app(runner, work_dir=settings.host.work_dir), socket)
+
+
+def patience_on(settings: InferenceSettings) -> Patience:
+    """How long models may be silent on this host, which may be slower than they expect."""
+
+    def patience(model: ModelName, phase: Phase) -> float:
+        return max(get_model(model).patience(phase), settings.stall_seconds)
+
+    return patience
 
 
 def _serve(app: FastAPI, socket: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from stillreel.errors import DiskFull, InferenceFailed, is_disk_full
 from stillreel.models.base import Decoded
@@ -95,6 +95,16 @@ def read_spool(folder: Path, wait_for: Callable[[int], None]) -> Decoded:
         sample_rate=header.sample_rate,
         chunks=_read_chunks(folder / "frames.raw", header, wait_for),
     )
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a decode has all its frames on disk, so that nobody is needed to go on with it."""
+    try:
+        header = SpoolHeader.model_validate_json((folder / "header.json").read_text())
+        size = (folder / "frames.raw").stat().st_size
+    except (OSError, ValidationError):
+        return False
+    return size == header.frames * int(np.prod(header.shape))
 
 
 def _read_chunks(

@@ -66,6 +66,7 @@ class ModelSpec:
     text_to_video: bool
     audio: bool
     stall_seconds: float
+    """The longest that a step, or a chunk of a decode, may take before it counts as stuck."""
     backend: str
     """`module:Class` of the Backend; imported by the inference server only."""
     sizes: tuple[tuple[int, int], ...] = ()
@@ -82,6 +83,13 @@ class ModelSpec:
     """Where its weights come from: its own repository first, then those of its presets."""
     elsewhere: bool = False
     """Another machine does the work: it takes no GPU of this host, and that machine may charge."""
+    load_seconds: float = 1800.0
+    """As `stall_seconds`, for what comes before the first step or chunk and may read the weights.
+    Derived, not measured: 38 GB take 760 s from a disk of 50 MB/s."""
+
+    def patience(self, phase: Phase) -> float:
+        """Seconds without progress in this phase after which the work counts as stuck."""
+        return self.stall_seconds if phase in (Phase.DENOISE, Phase.DECODE) else self.load_seconds
 
     def repository(self, repo_id: str = "") -> Repository:
         """The facts of a repository of this model, by default its own."""

@@ -12,7 +12,7 @@ from stillreel.encoder import encode_video
 from stillreel.inference.client import connect
 from stillreel.inference.entry import DecodeOrder, Entry
 from stillreel.job import Clip, JobSpec, Latents, Phase, Prepared, Stage
-from stillreel.models.registry import get_model
+from stillreel.nvenc import encoder_for
 from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
@@ -29,6 +29,7 @@ def encode(
     *,
     storage: Storage,
     settings: Settings,
+    job_round: int = 1,
 ) -> Clip:
     """The encoded video, poster and teaser of a job.
 
@@ -46,28 +47,35 @@ def encode(
     if not path.exists():
         storage.get_file(latents.key, path)
     order = DecodeOrder(
-        digest=latents.sha256, latents_path=str(path), spool_dir=str(folder / f"spool-{execution}")
+        digest=latents.sha256,
+        latents_path=str(path),
+        spool_dir=str(folder / f"spool-{execution}"),
+        round=job_round,
     )
+    crop = shot.crop_width, shot.crop_height
+    encoder = encoder_for(spec.codec, crop, wanted=settings.host.nvenc)
     gpu: dict[str, float] = {}
 
     def on_entry(entry: Entry) -> None:
         gpu.update(entry.seconds)
 
-    with connect(settings, run_id) as client:
-        stall = get_model(spec.model).stall_seconds
-        with client.decode(run_id, order, stall_seconds=stall, on_entry=on_entry) as decoded:
-            encoded = encode_video(
-                decoded,
-                folder,
-                stem=f"clip-{execution}",
-                fps=shot.fps,
-                crop=(shot.crop_width, shot.crop_height),
-                codec=spec.codec,
-                quality=spec.quality,
-                threads=settings.host.encode_threads,
-                metadata=_describe(job_id, spec, prepared),
-                on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
-            )
+    with (
+        connect(settings, run_id) as client,
+        client.decode(run_id, order, on_entry=on_entry) as decoded,
+    ):
+        encoded = encode_video(
+            decoded,
+            folder,
+            stem=f"clip-{execution}",
+            fps=shot.fps,
+            crop=crop,
+            codec=spec.codec,
+            encoder=encoder,
+            quality=spec.quality,
+            threads=settings.host.encode_threads,
+            metadata=_describe(job_id, spec, prepared, encoder),
+            on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
+        )
     clip = Clip(
         host=settings.host.host_name,
         video_path=str(encoded.video),
@@ -80,6 +88,7 @@ def encode(
         fps=shot.fps,
         frames=encoded.frames,
         codec=spec.codec,
+        encoder=encoded.encoder,
         has_audio=encoded.has_audio,
         decode_gpu_seconds=gpu.get("gpu", 0.0),
         encode_seconds=time.monotonic() - started,
@@ -103,9 +112,12 @@ def _read_note(note: Path, settings: Settings) -> Clip | None:
     return clip if is_there(clip, settings=settings) else None
 
 
-def _describe(job_id: str, spec: JobSpec, prepared: Prepared) -> dict[str, str]:
+def _describe(job_id: str, spec: JobSpec, prepared: Prepared, encoder: str) -> dict[str, str]:
     shot = prepared.shot
-    facts = f"stillreel {job_id} model={shot.model_version} seed={shot.seed} steps={shot.steps}"
+    facts = (
+        f"stillreel {job_id} model={shot.model_version} seed={shot.seed} steps={shot.steps} "
+        f"encoder={encoder}"
+    )
     if not spec.embed_prompt:
         return {"comment": facts}
     return {"title": spec.prompt[:200], "comment": f"{spec.prompt}\n{facts}".strip()}

@@ -12,7 +12,6 @@ from stillreel.inference.client import connect
 from stillreel.inference.entry import Entry, InferenceOrder, Kind
 from stillreel.inference.latents import read_facts
 from stillreel.job import JobSpec, Latents, Phase, Prepared, Stage
-from stillreel.models.registry import get_model
 from stillreel.progress import report
 from stillreel.settings import Settings
 from stillreel.storage import Storage
@@ -27,6 +26,7 @@ def infer(
     *,
     storage: Storage,
     settings: Settings,
+    job_round: int = 1,
 ) -> Latents:
     """The latents of a job, stored under its own key or, with `reuse`, under an equal job's.
 
@@ -44,12 +44,12 @@ def infer(
     order = InferenceOrder(
         shot=prepared.shot,
         digest=digest,
+        round=job_round,
         latents_path=str(path),
         image_path=str(_fetch_source(folder, prepared, storage)) if prepared.source else "",
     )
     with connect(settings, run_id) as client:
-        stall = get_model(spec.model).stall_seconds
-        client.infer(run_id, order, stall_seconds=stall, on_entry=_report)
+        client.infer(run_id, order, on_entry=_report)
     facts = read_facts(path)
     storage.put_file(key, path, content_type="application/octet-stream")
     latents = Latents(

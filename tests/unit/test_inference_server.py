@@ -24,7 +24,7 @@ from stillreel.errors import (
     InferenceCancelled,
     InferenceFailed,
     InferenceServerAway,
-    InferenceStalled,
+    InferenceServerDied,
     ModelUnavailable,
     SettingsInvalid,
 )
@@ -41,8 +41,6 @@ from tests.fake_backend import GATE_SECONDS, Gate, Script, make_shot
 
 # httpcore 1.0 leaves closing to the garbage collector where connecting to a unix socket fails.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket.socket.*family=1:ResourceWarning")
-
-STALL = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +119,7 @@ def test_an_inference_is_followed_to_its_end(
             gate.open()
 
     order = inference_order(folder)
-    entry = client.infer("run", order, stall_seconds=STALL, on_entry=on_entry)
+    entry = client.infer("run", order, on_entry=on_entry)
     assert entry.state is State.FINISHED
     assert Path(order.latents_path).exists()
     assert seen[-1] == entry
@@ -133,7 +131,7 @@ def test_an_inference_is_followed_to_its_end(
 def test_a_second_client_attaches(client: InferenceClient, folder: Path, script: Script) -> None:
     for attached in (False, True):
         seen: list[Entry] = []
-        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=seen.append)
+        client.infer("run", inference_order(folder), on_entry=seen.append)
         assert seen[0].attached is attached  # also a finished one is told, once
     assert script.log.count("generate sea") == 1
 
@@ -142,7 +140,7 @@ def test_frames_are_read_and_the_spool_is_gone_after_it(
     client: InferenceClient, folder: Path, script: Script
 ) -> None:
     order, seen = decode_order(folder), list[Entry]()
-    with client.decode("run", order, stall_seconds=STALL, on_entry=seen.append) as decoded:
+    with client.decode("run", order, on_entry=seen.append) as decoded:
         frames = np.concatenate(list(decoded.chunks))
     assert frames[:, 0, 0, 0].tolist() == list(range(20))
     assert seen[-1].state is State.FINISHED
@@ -157,7 +155,7 @@ def test_frames_are_read_while_the_rest_is_decoded(
     script.chunk = 8
     gate = script.gate("sea", decode=True)
     order = decode_order(folder)
-    with client.decode("run", order, stall_seconds=STALL, on_entry=ignore) as decoded:
+    with client.decode("run", order, on_entry=ignore) as decoded:
         assert len(next(decoded.chunks)) == 8
         gate.wait()  # the decoder stands before its second chunk
         gate.open()
@@ -168,13 +166,13 @@ def test_a_reader_that_fails_leaves_no_spool(client: InferenceClient, folder: Pa
     order = decode_order(folder)
 
     def read() -> None:
-        with client.decode("run", order, stall_seconds=STALL, on_entry=ignore) as decoded:
+        with client.decode("run", order, on_entry=ignore) as decoded:
             next(decoded.chunks)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         read()
-    client.infer("idle", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.infer("idle", inference_order(folder), on_entry=ignore)
     assert not Path(order.spool_dir).exists()
 
 
@@ -185,7 +183,7 @@ def test_a_decode_that_breaks_its_promise_fails_its_reader(
     script.frames_made = made
     with (
         pytest.raises(InferenceFailed, match=f"{made} frames instead of 20"),
-        client.decode("run", decode_order(folder), stall_seconds=STALL, on_entry=ignore) as decoded,
+        client.decode("run", decode_order(folder), on_entry=ignore) as decoded,
     ):
         list(decoded.chunks)
 
@@ -208,44 +206,7 @@ def test_the_error_of_the_server_is_raised_here(
 ) -> None:
     script.errors["sea"] = error
     with pytest.raises(expected, match=f"^{message}$"):
-        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
-
-
-def test_no_progress_is_a_stall_and_frees_the_run(
-    client: InferenceClient, folder: Path, script: Script
-) -> None:
-    gate, order = script.gate("sea"), inference_order(folder)
-    with pytest.raises(InferenceStalled, match="phase"):
-        client.infer("run", order, stall_seconds=0.2, on_entry=ignore)
-    gate.open()
-    entry = client.infer("run", order, stall_seconds=STALL, on_entry=ignore)
-    assert entry.state is State.FINISHED
-    assert script.log.count("generate sea") == 2
-
-
-def test_waiting_in_the_queue_is_no_stall(
-    client: InferenceClient, folder: Path, script: Script
-) -> None:
-    gate = script.gate("first")
-    blocker = Thread(
-        target=client.infer,
-        args=("first", inference_order(folder, "first")),
-        kwargs={"stall_seconds": STALL, "on_entry": ignore},
-    )
-    blocker.start()
-    gate.wait()
-    seen: list[Entry] = []
-
-    def on_entry(entry: Entry) -> None:
-        seen.append(entry)
-        if len(seen) == 4:  # three waits that were longer than the stall limit
-            gate.open()
-
-    order = inference_order(folder, "second")
-    entry = client.infer("second", order, stall_seconds=0.1, on_entry=on_entry)
-    blocker.join(GATE_SECONDS)
-    assert entry.state is State.FINISHED
-    assert [one.position for one in seen[:4]] == [1, 1, 1, 1]
+        client.infer("run", inference_order(folder), on_entry=ignore)
 
 
 def test_a_cancelled_inference_tells_who_follows_it(
@@ -259,7 +220,7 @@ def test_a_cancelled_inference_tells_who_follows_it(
             gate.open()
 
     with pytest.raises(InferenceCancelled):
-        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=on_entry)
+        client.infer("run", inference_order(folder), on_entry=on_entry)
     assert script.log.count("generate sea") == 1
 
 
@@ -282,7 +243,7 @@ def test_a_long_poll_returns_with_the_change(
 
 
 def test_what_is_not_known_or_not_valid_is_refused(client: InferenceClient, folder: Path) -> None:
-    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.infer("run", inference_order(folder), on_entry=ignore)
     http = client._http
     assert http.get("/inferences/other").status_code == 404
     assert http.get("/nonsense/run").status_code == 422
@@ -311,7 +272,7 @@ def test_files_outside_of_the_work_directory_are_refused(
 def test_a_server_that_never_comes_is_away(folder: Path) -> None:
     client = InferenceClient(folder / "nobody", wait_for_server=0.2)
     with pytest.raises(InferenceServerAway, match="stillreel host"):
-        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+        client.infer("run", inference_order(folder), on_entry=ignore)
     with pytest.raises(InferenceServerAway):
         client.health()
     client.cancel(Kind.INFERENCE, "run")  # nothing to cancel is no error
@@ -322,7 +283,7 @@ def test_a_socket_that_nobody_listens_on_is_away(folder: Path) -> None:
     (folder / "s").touch()
     client = InferenceClient(folder / "s", wait_for_server=0.2)
     with pytest.raises(InferenceServerAway):
-        client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+        client.infer("run", inference_order(folder), on_entry=ignore)
     client.close()
 
 
@@ -392,16 +353,13 @@ def servers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
     servers.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "stopped"])
-def test_an_inference_survives_the_end_of_its_server(
-    servers: Servers, folder: Path, number: signal.Signals
-) -> None:
+def test_an_inference_survives_the_polite_end_of_its_server(servers: Servers, folder: Path) -> None:
     servers.start(seconds_per_step=0.05)
     ended: list[int] = []
 
     def on_entry(entry: Entry) -> None:
         if entry.step >= 1 and not ended:
-            servers.processes[0].send_signal(number)
+            servers.processes[0].terminate()
             ended.append(servers.processes[0].wait())
             servers.start()
 
@@ -409,32 +367,33 @@ def test_an_inference_survives_the_end_of_its_server(
         update={"shot": make_shot("slow zoom in").model_copy(update={"steps": 20})}
     )
     with connect(get_settings(), "run") as client:
-        entry = client.infer("run", order, stall_seconds=STALL, on_entry=on_entry)
-    assert ended == [-9 if number is signal.SIGKILL else 0]
+        entry = client.infer("run", order, on_entry=on_entry)
+    assert ended == [0]
     assert entry.state is State.FINISHED
     assert read_facts(Path(order.latents_path))[0] == order.shot
 
 
-def test_a_server_that_dies_under_the_work_each_time_is_away(
+def test_a_server_that_is_killed_under_the_work_is_an_attempt_of_its_job_and_not_of_who_waits(
     servers: Servers, folder: Path
 ) -> None:
     servers.start(seconds_per_step=0.05)
+    shot = make_shot("slow zoom in").model_copy(update={"steps": 200})
+    order = inference_order(folder).model_copy(update={"shot": shot})
+    waiting = inference_order(folder, "second")
 
     def on_entry(entry: Entry) -> None:
-        if entry.step >= 1:
+        if entry.phase is Phase.DENOISE and len(servers.processes) == 1:
+            client._start(Kind.INFERENCE, "waiting", waiting)
             servers.processes[-1].kill()
             servers.processes[-1].wait()
-            servers.start(seconds_per_step=0.05)
+            servers.start()
 
-    order = inference_order(folder).model_copy(
-        update={"shot": make_shot("slow zoom in").model_copy(update={"steps": 200})}
-    )
-    with (
-        connect(get_settings(), "run") as client,
-        pytest.raises(InferenceServerAway, match="died under this job"),
-    ):
-        client.infer("run", order, stall_seconds=STALL, on_entry=on_entry)
-    assert len(servers.processes) == 4
+    with connect(get_settings(), "run") as client:
+        with pytest.raises(InferenceServerDied, match=r"in phase denoise; .*\(attempt 1 of 3\)"):
+            client.infer("run", order, on_entry=on_entry)
+        assert client.infer("waiting", waiting, on_entry=ignore).state is State.FINISHED
+        assert client.infer("run", order, on_entry=ignore).state is State.FINISHED
+    assert len(servers.processes) == 2
 
 
 def test_ctrl_c_is_not_for_the_server_and_sigterm_ends_it_while_clients_wait(
@@ -472,7 +431,7 @@ def test_a_second_server_leaves_the_socket_to_the_first(
 ) -> None:
     first = servers.start()
     client = InferenceClient(servers.socket, wait_for_server=GATE_SECONDS)
-    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.infer("run", inference_order(folder), on_entry=ignore)
     monkeypatch.setattr(inference_server, "LOCK_SECONDS", 0.1)
     monkeypatch.setattr(sys, "argv", ["server", "--socket", str(servers.socket)])
     before = signal.getsignal(signal.SIGINT)
@@ -491,7 +450,7 @@ def test_a_second_server_leaves_the_socket_to_the_first(
 def test_a_server_that_stops_leaves_neither_socket_nor_lock(servers: Servers, folder: Path) -> None:
     process = servers.start()
     client = InferenceClient(servers.socket, wait_for_server=GATE_SECONDS)
-    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.infer("run", inference_order(folder), on_entry=ignore)
     client.close()
     process.terminate()
     assert process.wait(GATE_SECONDS) == 0
@@ -513,7 +472,7 @@ def test_the_server_dies_with_its_parent(folder: Path, monkeypatch: pytest.Monke
     assert parent.stdin
     server = psutil.Process(int(parent.stdout.readline()))
     client = InferenceClient(folder / "s", wait_for_server=GATE_SECONDS)
-    client.infer("run", inference_order(folder), stall_seconds=STALL, on_entry=ignore)
+    client.infer("run", inference_order(folder), on_entry=ignore)
     client.close()
     parent.kill()
     parent.wait()
