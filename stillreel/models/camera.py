@@ -29,7 +29,7 @@ class Move:
     """-1 up, 1 down."""
     ratio: float = RATIOS[""]
     sway: float = 0.0
-    """How much of its room a camera held by hand takes up beside all that."""
+    """How much of the room beside what it sees a camera held by hand sways through."""
 
 
 MOVES: dict[str, Move] = {
@@ -130,7 +130,7 @@ def boxes(move: Move, times: np.ndarray, *, width: int, height: int) -> np.ndarr
     seen = size / scale[:, None]
     place = _place(move, progress)[:, None] * np.array([move.pan, move.tilt])
     if move.sway:
-        place = np.clip(place + move.sway * _sway(times), -1.0, 1.0)
+        place = (1 - move.sway) * place + move.sway * _sway(times)
     start = (size - seen) * (1 + place) / 2
     return np.clip(np.hstack([start, start + seen]), 0.0, np.tile(size, 2))
 

@@ -110,7 +110,7 @@ def read_camera(words: str) -> Camera:
         if found.get(axis, name) != name or ("all" in {*found, axis} and {*found, axis} != {"all"}):
             others = " and ".join(found.values())
             raise RequestRejected(
-                f"camera: {others} and {name} exclude each other; keep one of them."
+                f"The camera's motions {others} and {name} exclude each other; keep one of them."
             )
         found[axis] = name
     if not found:
@@ -131,6 +131,6 @@ def _without_speed(part: str, speed: Speed) -> tuple[str, Speed]:
 
 def _unknown(words: str) -> RequestRejected:
     return RequestRejected(
-        f"camera: {words[:40]!r} is no motion that is known; choose of: {', '.join(MOTIONS)}, "
-        "with slow or fast before it, and several joined by `and`."
+        f"There is no motion {words[:40]!r} of the camera; choose one of: {', '.join(MOTIONS)}; "
+        "slow or fast may stand before it, and `and` joins several."
     )

@@ -40,7 +40,7 @@ def words_of(spec: JobSpec, model: ModelSpec) -> Words:
     if camera:
         prompt = f"{_sentence(prompt)} {camera.sentence}".lstrip()
     _check_length("prompt", prompt)
-    _check_length("negative_prompt", f"{spec.negative_prompt}, {negative}" if negative else "")
+    _check_length("negative prompt", f"{spec.negative_prompt}, {negative}" if negative else "")
     return Words(prompt, negative, named)
 
 
@@ -93,7 +93,7 @@ def _unused(spec: JobSpec, model: ModelSpec, style: Style | None, camera: str) -
 def _check_length(name: str, text: str) -> None:
     if len(text) > PROMPT_LIMIT:
         raise RequestRejected(
-            f"{name}: with the words of style and camera these are {len(text):,} characters, and "
-            f"{PROMPT_LIMIT:,} are read; write {len(text) - PROMPT_LIMIT:,} fewer, or leave style "
+            f"With the words of its style and camera the {name} has {len(text):,} characters, and "
+            f"{PROMPT_LIMIT:,} are taken; write {len(text) - PROMPT_LIMIT:,} fewer, or leave style "
             "and camera out."
         )

@@ -89,7 +89,7 @@ class Style(_Strict):
         try:
             return str(read_camera(value)) if value else ""
         except RequestRejected as exc:
-            raise ValueError(exc.message.removeprefix("camera: ")) from exc
+            raise ValueError(exc.message) from exc
 
     @field_validator("settings")
     @classmethod
@@ -113,7 +113,7 @@ def find_style(name: str) -> Style:
     found = styles.get(name.lower())
     if found is None:
         raise RequestRejected(
-            f"style: there is no {name[:40]!r}; choose one of: {', '.join(styles)}, or leave style "
+            f"There is no style {name[:40]!r}; choose one of: {', '.join(styles)}, or leave style "
             "out."
         )
     return found
