@@ -8,7 +8,7 @@ from prefect import State, flow
 from prefect.runtime import flow_run as runtime_run
 from prefect.states import Cancelled
 
-from stillreel import hooks, job
+from stillreel import form, hooks, job
 from stillreel.artifacts import artifact_key, show_result
 from stillreel.errors import JobCancelled, JobExpired, ObjectMissing, StaleExecution
 from stillreel.execution import Execution, assert_current, current_execution, is_current
@@ -45,6 +45,8 @@ def generate_video(
     image_key: job.ImageKey = "",
     prompt: job.Prompt = "",
     negative_prompt: job.NegativePrompt = "",
+    style: form.StyleField = "",
+    camera: form.CameraField = "",
     model: job.Model = "preview",
     preset: job.PresetName = "",
     duration: job.Duration = 5.0,
@@ -68,6 +70,8 @@ def generate_video(
         image_key: Or the key of an uploaded image (inputs/...)
         prompt: What should happen
         negative_prompt: What should not be seen (AI models only)
+        style: A named look, e.g. cinematic; empty: none
+        camera: How the camera moves, e.g. slow dolly in; empty: as it comes
         model: Which model makes the video
         preset: Preset of the model; empty: its own
         duration: Seconds of video

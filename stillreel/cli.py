@@ -100,6 +100,11 @@ def generate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The MP4 to write, or its directory.")
     ] = None,
+    negative_prompt: Annotated[
+        str, typer.Option(help="What should not be seen (AI models only).")
+    ] = "",
+    style: Annotated[str, typer.Option(help="A named look; see `stillreel styles`.")] = "",
+    camera: Annotated[str, typer.Option(help="How the camera moves, e.g. 'slow dolly in'.")] = "",
     model: Annotated[str, typer.Option(help="preview, wan-2.2, ltx-2 or remote.")] = "preview",
     preset: Annotated[str, typer.Option(help="Of the model, e.g. fast; empty: its first.")] = "",
     duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
@@ -131,6 +136,9 @@ def generate(
     target = Path(name) if output is None else output / name if output.is_dir() else output
     values = {
         "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "style": style,
+        "camera": camera,
         "model": model,
         "preset": preset,
         "duration": duration,

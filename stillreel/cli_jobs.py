@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stillreel.cli_models import models
+from stillreel.cli_styles import list_styles
 from stillreel.cli_view import estimate_facts, job_facts, job_row, time_left, where_is
 from stillreel.command import api_client
 from stillreel.errors import RequestRejected
@@ -30,6 +31,13 @@ ModelName = Annotated[
     str | None, typer.Option("--model", help="Which model; see `stillreel models list`.")
 ]
 Preset = Annotated[str | None, typer.Option(help="Preset of the model, e.g. fast.")]
+NegativePrompt = Annotated[
+    str | None, typer.Option(help="What should not be seen (AI models only).")
+]
+Style = Annotated[str | None, typer.Option(help="A named look; see `stillreel styles`.")]
+CameraWords = Annotated[
+    str | None, typer.Option("--camera", help="How the camera moves, e.g. 'slow dolly in'.")
+]
 Duration = Annotated[float | None, typer.Option(help="Seconds.")]
 Side = Annotated[int | None, typer.Option(help="Pixels.")]
 Output = Annotated[
@@ -49,6 +57,7 @@ def mount(app: typer.Typer) -> None:
         "download": download,
         "delete": delete,
         "estimate": estimate,
+        "styles": list_styles,
     }
     for name, command in commands.items():
         app.command(name)(command)
@@ -65,6 +74,9 @@ def submit(
         Path | None,
         typer.Option("--output", "-o", help="Wait, and save the video as this file."),
     ] = None,
+    negative_prompt: NegativePrompt = None,
+    style: Style = None,
+    camera: CameraWords = None,
     model: ModelName = None,
     preset: Preset = None,
     duration: Duration = None,
@@ -88,6 +100,9 @@ def submit(
     Example: stillreel submit photo.jpg --prompt "slow zoom in" -o photo.mp4
     """
     options: dict[str, Any] = {
+        "negative_prompt": negative_prompt,
+        "style": style,
+        "camera": camera,
         "model": model,
         "preset": preset,
         "duration": duration,
@@ -190,6 +205,8 @@ def delete(
 
 def estimate(
     prompt: Prompt = "",
+    style: Style = None,
+    camera: CameraWords = None,
     model: ModelName = None,
     preset: Preset = None,
     duration: Duration = None,
@@ -200,7 +217,14 @@ def estimate(
     """Say what a video would take; nothing is ordered."""
     with api_client() as client:
         found = client.estimate(
-            prompt, model=model, preset=preset, duration=duration, width=width, height=height
+            prompt,
+            style=style,
+            camera=camera,
+            model=model,
+            preset=preset,
+            duration=duration,
+            width=width,
+            height=height,
         )
     if as_json:
         print_json(found.model_dump(mode="json"))

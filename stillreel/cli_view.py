@@ -22,6 +22,8 @@ def job_facts(job: Job) -> dict[str, Any]:
         "round": job.round if job.round > 1 else None,
         "model": job.model,
         "prompt": _short(job.prompt, 200),
+        "style": _short(job.style, 40),
+        "camera": _short(job.camera, 100),
         "batch": job.batch_id,
         "ordered": _time(job.created_at),
         "ended": _time(job.ended_at),

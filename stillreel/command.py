@@ -20,11 +20,13 @@ PATIENCE = 3.0
 
 
 def home_settings() -> Settings:
-    """The settings, with a home that can be used. Raises SettingsInvalid."""
+    """The settings, with a home and styles that can be used. Raises SettingsInvalid."""
+    from stillreel.models.styles import get_styles
     from stillreel.settings import get_settings, make_home
 
     settings = get_settings()
     make_home(settings)
+    get_styles()
     return settings
 
 

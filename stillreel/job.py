@@ -82,6 +82,15 @@ Prompt = Annotated[str, Field(max_length=PROMPT_LIMIT, description="What should 
 NegativePrompt = Annotated[
     str, Field(max_length=PROMPT_LIMIT, description="What should not be seen (AI models only)")
 ]
+StyleName = Annotated[
+    str, Field(max_length=40, description="A named look, e.g. cinematic; empty: none")
+]
+CameraWords = Annotated[
+    str,
+    Field(
+        max_length=100, description="How the camera moves, e.g. slow dolly in; empty: as it comes"
+    ),
+]
 Model = Annotated[ModelName, Field(description="Which model makes the video")]
 PresetName = Annotated[str, Field(max_length=40, description="Preset of the model; empty: its own")]
 Duration = Annotated[
@@ -122,6 +131,8 @@ class JobSpec(_Value):
     image_key: ImageKey = ""
     prompt: Prompt = ""
     negative_prompt: NegativePrompt = ""
+    style: StyleName = ""
+    camera: CameraWords = ""
     model: Model = "preview"
     preset: PresetName = ""
     duration: Duration = 5.0
@@ -138,7 +149,16 @@ class JobSpec(_Value):
     webhook_url: WebhookUrl = ""
     owner: OwnerName = ""
 
-    @field_validator("prompt", "negative_prompt", "image_url", "image_key", "webhook_url", "preset")
+    @field_validator(
+        "prompt",
+        "negative_prompt",
+        "style",
+        "camera",
+        "image_url",
+        "image_key",
+        "webhook_url",
+        "preset",
+    )
     @classmethod
     def _storable_text(cls, value: str) -> str:
         if "\x00" in value:
@@ -164,7 +184,9 @@ class Shot(_Value):
     model_version: str
     preset: str
     prompt: str
+    """All that the model reads: the caller's words, with those of the style and the camera."""
     negative_prompt: str
+    """The caller's own; see negative_text for what is read."""
     width: int
     height: int
     crop_width: int
@@ -174,6 +196,10 @@ class Shot(_Value):
     steps: int
     seed: int
     audio: bool
+    style_negative: str = ""
+    """What the style adds to the negative prompt."""
+    camera: str = ""
+    """The motions in their canonical words; `prompt` says them too where a network reads it."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -181,9 +207,20 @@ class Shot(_Value):
         """How long the video lasts, in seconds."""
         return self.frames / self.fps
 
+    def negative_text(self, default: str = "") -> str:
+        """What should not be seen: the caller's words, else `default`, and what the style adds."""
+        own = self.negative_prompt or default
+        return ", ".join(text for text in (own, self.style_negative) if text)
+
     def digest(self, image_sha256: str = "") -> str:
-        """What inference depends on, as 32 hex digits: equal digests give equal latents."""
-        data = self.model_dump(exclude={"warnings", "crop_width", "crop_height"}, mode="json")
+        """What inference depends on, as 32 hex digits: equal digests give equal latents.
+
+        Fields that came later count where they are given, so that stored latents are still found.
+        """
+        later = {name for name in ("style_negative", "camera") if not getattr(self, name)}
+        data = self.model_dump(
+            exclude={"warnings", "crop_width", "crop_height"} | later, mode="json"
+        )
         text = repr(sorted(data.items())) + image_sha256
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from stillreel import __version__
-from stillreel.job import Clip, JobSpec, Latents, Prepared
+from stillreel.job import Clip, JobSpec, Latents, Prepared, Shot
 
 
 def cost_usd(gpu_seconds: float, host_price: float) -> float:
@@ -48,7 +48,7 @@ def write_receipt(
             "plan": latents.plan,
         },
         "input": {
-            "prompt": spec.prompt if spec.embed_prompt else None,
+            **_texts(spec, shot),
             "image_sha256": prepared.source.original_sha256 if prepared.source else None,
         },
         "video": {
@@ -80,4 +80,16 @@ def write_receipt(
             "usd": round(cost_usd(gpu, latents.host_price) + latents.remote_usd, 6),
             "reused_from": latents.reused_from,
         },
+    }
+
+
+def _texts(spec: JobSpec, shot: Shot) -> dict[str, str | None]:
+    """What the caller said, and what the model read of it; nothing where it is to be kept out."""
+    if not spec.embed_prompt:
+        return dict.fromkeys(("prompt", "style", "camera", "model_prompt"))
+    return {
+        "prompt": spec.prompt,
+        "style": spec.style or None,
+        "camera": shot.camera or None,
+        "model_prompt": shot.prompt,
     }

@@ -111,10 +111,16 @@ class HostSettings(_Concern):
         0.0, ge=0, description="US$ per hour of this host, for the cost in each result."
     )
 
-    @field_validator("home")
+    styles: Path | None = Field(
+        None,
+        description="File of your own styles (docs/styles.md), the same on the API's machine and "
+        "on all hosts.",
+    )
+
+    @field_validator("home", "styles")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return _absolute_path(value)
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and _absolute_path(value)
 
     @property
     def work_dir(self) -> Path:

@@ -1,4 +1,4 @@
-"""What can be ordered here, and what it would take: `/api/v1/models`, `/api/v1/estimate`."""
+"""What can be ordered here (`/api/v1/models`, `/styles`), and what it takes (`/estimate`)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from stillreel.estimates import (
 from stillreel.job import PRIORITIES, PROMPT_LIMIT, SIDE_LIMIT, Codec, JobSpec, Quality, spec_of
 from stillreel.jobs.deployments import Deployment
 from stillreel.models.base import ModelSpec
+from stillreel.models.looks import looks
 from stillreel.models.registry import get_model
 from stillreel.owners import Caller, lower
 
@@ -124,6 +125,7 @@ class ModelFacts(BaseModel):
     text_to_video: bool
     image_to_video: bool = True
     audio: bool
+    styles: bool = Field(description="Makes the look of a style; else its camera alone.")
     sizes: Sizes
     fps: list[int]
     durations: Durations
@@ -139,6 +141,32 @@ class Models(BaseModel):
     models: list[ModelFacts]
 
 
+class StyleFacts(BaseModel):
+    """A look that `style` may name."""
+
+    name: str = Field(examples=["cinematic"])
+    title: str
+    description: str
+    camera: str = Field(description="Holds where an order says nothing about the camera.")
+
+
+class MotionFacts(BaseModel):
+    """A motion that `camera` may name."""
+
+    name: str = Field(examples=["pan left"])
+    title: str
+    description: str
+    axis: str = Field(description="Motions of one axis exclude each other; `all` goes alone.")
+
+
+class Looks(BaseModel):
+    """What `style` and `camera` may say; several motions are joined by `and`."""
+
+    styles: list[StyleFacts]
+    motions: list[MotionFacts]
+    speeds: list[str] = Field(description="One of them may stand before the motions.")
+
+
 @router.get("/api/v1/models")
 async def list_models(request: Request, caller: AnyKey) -> Models:
     """The models that are offered here, the default first, with all that a form needs."""
@@ -147,6 +175,12 @@ async def list_models(request: Request, caller: AnyKey) -> Models:
     facts = await asyncio.gather(*(_facts(services, caller, found) for found in offered))
     default = await _default(services)
     return Models(models=[f.model_copy(update={"default": f.id == default}) for f in facts])
+
+
+@router.get("/api/v1/styles")
+async def list_styles(caller: AnyKey) -> Looks:  # noqa: ARG001
+    """The styles and the camera's motions that an order may name, for a form."""
+    return Looks.model_validate(looks())
 
 
 @router.post("/api/v1/estimate", openapi_extra=describe_body(GenerateRequest))
@@ -196,6 +230,7 @@ async def _facts(services: Services, caller: Caller, deployment: Deployment) -> 
         hosts_online=hosts,
         text_to_video=model.text_to_video,
         audio=model.audio,
+        styles=model.reads_prompt,
         sizes=Sizes(
             default=Size(width=width, height=height),
             only=[Size(width=w, height=h) for w, h in model.sizes],

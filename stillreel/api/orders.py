@@ -134,7 +134,9 @@ def _decode(image: bytes | None, text: str | None) -> tuple[bytes | None, str]:
 
 
 def _digest(request: GenerateRequest, spec: JobSpec, sha256: str, key: str) -> str:
-    facts = spec.model_dump(mode="json", exclude={"owner"})
+    """Fields that came later count where they are given: a replay may be older than they are."""
+    later = {name for name in ("style", "camera") if not getattr(spec, name)}
+    facts = spec.model_dump(mode="json", exclude={"owner"} | later)
     facts |= {
         "image": sha256,
         "job_id": request.job_id or "",

@@ -31,7 +31,13 @@ class GenerateRequest(Request):
                     "prompt": _PROMPT,
                     "duration": 5,
                     "webhook_url": "https://your-app.com/webhook",
-                }
+                },
+                {
+                    "image_url": _IMAGE_URL,
+                    "prompt": "The boat drifts towards the shore",
+                    "style": "cinematic",
+                    "camera": "slow dolly in",
+                },
             ]
         }
     )
@@ -48,6 +54,8 @@ class GenerateRequest(Request):
     )
     prompt: job.Prompt | None = None
     negative_prompt: job.NegativePrompt | None = None
+    style: job.StyleName | None = None
+    camera: job.CameraWords | None = None
     model: Annotated[
         str | None, Field(max_length=40, description="Which model makes the video")
     ] = None
@@ -135,6 +143,8 @@ class JobView(BaseModel):
     position: int | None = Field(None, description="Place in the line, 1 is next.")
     model: str
     prompt: str
+    style: str | None = None
+    camera: str | None = None
     duration: float
     seed: int | None = None
     preset: str | None = None

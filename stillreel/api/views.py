@@ -83,6 +83,8 @@ def facts(snapshot: Snapshot, storage: StorageSettings, eta: EtaMaker) -> dict[s
         "position": snapshot.place,
         "model": record.model,
         "prompt": record.text("prompt"),
+        "style": record.text("style") or None,
+        "camera": record.text("camera") or None,
         "duration": float(record.parameters.get("duration", 5.0)),
         "seed": model.get("seed", seed if seed >= 0 else None),
         "preset": model.get("preset") or record.text("preset") or None,

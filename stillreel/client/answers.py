@@ -80,6 +80,8 @@ class Job(Answer):
     position: int | None = None
     model: str = ""
     prompt: str = ""
+    style: str | None = None
+    camera: str | None = None
     duration: float | None = None
     seed: int | None = None
     preset: str | None = None
@@ -250,8 +252,37 @@ class ModelInfo(Answer):
     text_to_video: bool = False
     image_to_video: bool = True
     audio: bool = False
+    styles: bool = True
+    """Whether it makes the look of a style; else its camera alone."""
     fps: tuple[int, ...] = ()
     priorities: tuple[str, ...] = ()
+
+
+class StyleInfo(Answer):
+    """A look that `style` may name."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    camera: str = ""
+    """Holds where an order says nothing about the camera."""
+
+
+class MotionInfo(Answer):
+    """A motion that `camera` may name; those of one axis exclude each other."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    axis: str = ""
+
+
+class Looks(Answer):
+    """What `style` and `camera` may say; several motions are joined by `and`."""
+
+    styles: tuple[StyleInfo, ...]
+    motions: tuple[MotionInfo, ...] = ()
+    speeds: tuple[str, ...] = ()
 
 
 class ModelList(Answer):

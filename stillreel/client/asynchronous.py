@@ -19,6 +19,7 @@ from stillreel.client.answers import (
     BatchAnswer,
     Estimate,
     Job,
+    Looks,
     ModelInfo,
     Redelivery,
     Upload,
@@ -209,6 +210,10 @@ class AsyncClient:
     async def models(self) -> Sequence[ModelInfo]:
         """See `Client.models`."""
         return await self._run(steps.models())
+
+    async def styles(self) -> Looks:
+        """See `Client.styles`."""
+        return await self._run(steps.styles())
 
     async def estimate(self, prompt: str = "", **options: Unpack[Options]) -> Estimate:
         """See `Client.estimate`."""

@@ -19,6 +19,7 @@ from stillreel.client.answers import (
     BatchAnswer,
     Estimate,
     Job,
+    Looks,
     ModelInfo,
     Redelivery,
     Upload,
@@ -222,6 +223,10 @@ class Client:
     def models(self) -> Sequence[ModelInfo]:
         """The models of the installation, the default first."""
         return self._run(steps.models())
+
+    def styles(self) -> Looks:
+        """What `style` and `camera` may say."""
+        return self._run(steps.styles())
 
     def estimate(self, prompt: str = "", **options: Unpack[Options]) -> Estimate:
         """What a video would take."""

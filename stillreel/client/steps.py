@@ -22,6 +22,7 @@ from stillreel.client.answers import (
     Estimate,
     Job,
     JobPage,
+    Looks,
     ModelInfo,
     ModelList,
     Redelivery,
@@ -55,6 +56,8 @@ class Options(TypedDict, total=False):
     model: str | None
     preset: str | None
     negative_prompt: str | None
+    style: str | None
+    camera: str | None
     duration: float | None
     width: int | None
     height: int | None
@@ -181,6 +184,10 @@ def usage(
 
 def models() -> Steps[tuple[ModelInfo, ...]]:
     return (yield from _ask(ModelList, Call("GET", "/api/v1/models"))).models
+
+
+def styles() -> Steps[Looks]:
+    return (yield from _ask(Looks, Call("GET", "/api/v1/styles")))
 
 
 def estimate(values: Mapping[str, Any]) -> Steps[Estimate]:

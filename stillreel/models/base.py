@@ -75,6 +75,8 @@ class ModelSpec:
     oversample: float = 1.0
     """How many times larger than the video an image may be given, e.g. to zoom into it."""
     max_pixels: int = 4096 * 2304
+    reads_prompt: bool = True
+    """Whether a network reads the prompt; else only the camera of a style is of use."""
     pipelines: tuple[str, ...] = ()
     """What model_index.json of its weights may name as their class."""
     plans: tuple[MemoryPlan, ...] = ()

@@ -27,7 +27,7 @@ def texts_of(shot: Shot, stages: Sequence[Stage]) -> dict[str, str]:
 
     texts = {"prompt": shot.prompt}
     if any(stage.guided for stage in stages):
-        texts["negative_prompt"] = shot.negative_prompt or DEFAULT_NEGATIVE_PROMPT
+        texts["negative_prompt"] = shot.negative_text(DEFAULT_NEGATIVE_PROMPT)
     return texts
 
 

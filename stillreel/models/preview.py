@@ -16,6 +16,7 @@ from stillreel.errors import InferenceFailed
 from stillreel.job import Phase, Shot
 from stillreel.models import camera
 from stillreel.models.base import Decoded, Generated, LatentArrays, ModelSpec, OnStep
+from stillreel.models.motions import read_camera
 from stillreel.scene import draw_scene
 from stillreel.settings import InferenceSettings
 
@@ -26,8 +27,9 @@ CHUNK = 8
 class PreviewBackend:
     """Moves a camera over the image, or over a drawn scene; no neural network has a part in it.
 
-    The prompt's words choose the move (see stillreel.models.camera), else the seed does. The
-    latents are the image, uint8 (height, width, 3), and the path, float64 (frames, 4).
+    The order's camera chooses the move, else the prompt's words do (see stillreel.models.camera),
+    else the seed. The latents are the image, uint8 (height, width, 3), and the path, float64
+    (frames, 4).
     """
 
     def __init__(self, spec: ModelSpec, settings: InferenceSettings) -> None:
@@ -45,7 +47,7 @@ class PreviewBackend:
         """
         begin = time.perf_counter()
         still = image or draw_scene(shot.width, shot.height, seed=shot.seed)
-        move = camera.read_move(shot.prompt, seed=shot.seed)
+        move = _move(shot)
         shares = np.array_split(np.linspace(0.0, 1.0, shot.frames), shot.steps)
         path: list[np.ndarray] = []
         for step, times in enumerate(shares, 1):
@@ -56,6 +58,7 @@ class PreviewBackend:
             arrays={"image": np.array(still.convert("RGB")), "boxes": np.concatenate(path)},
             seconds={Phase.DENOISE: time.perf_counter() - begin},
             dtype="uint8",
+            warnings=_warnings(shot),
         )
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:
@@ -72,6 +75,24 @@ class PreviewBackend:
 
     def close(self) -> None:
         """Nothing: an instance keeps no memory between calls."""
+
+
+def _move(shot: Shot) -> camera.Move:
+    if shot.camera:
+        return camera.move_of(read_camera(shot.camera))
+    return camera.read_move(shot.prompt, seed=shot.seed)
+
+
+def _warnings(shot: Shot) -> tuple[str, ...]:
+    motions = read_camera(shot.camera).motions if shot.camera else ()
+    warnings = [
+        f"{shot.model} has a flat image, and shows {name} as {camera.FLAT[name]}."
+        for name in motions
+        if name in camera.FLAT
+    ]
+    if shot.negative_prompt:
+        warnings.append(f"{shot.model} has no use for a negative prompt; the AI models have.")
+    return tuple(warnings)
 
 
 def _frames(still: Image.Image, path: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:

@@ -44,6 +44,7 @@ MODELS: dict[ModelName, ModelSpec] = {
         backend="stillreel.models.preview:PreviewBackend",
         min_side=16,
         oversample=1.5,
+        reads_prompt=False,
     ),
     "wan-2.2": ModelSpec(
         name="wan-2.2",

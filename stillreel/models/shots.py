@@ -7,6 +7,7 @@ import math
 from stillreel.errors import RequestRejected
 from stillreel.job import SIDE_LIMIT, JobSpec, Shot, frames_for, seed_of
 from stillreel.models.base import ModelSpec, Preset
+from stillreel.models.prompts import with_settings, words_of
 from stillreel.models.registry import MODELS
 
 Size = tuple[int, int]
@@ -17,7 +18,9 @@ PORTRAIT = 1.1
 
 def check(spec: JobSpec, model: ModelSpec) -> None:
     """Refuse with RequestRejected whatever can be refused before an image is seen."""
-    _check(spec, model, has_image=bool(spec.image_url or spec.image_key))
+    has_image = bool(spec.image_url or spec.image_key)
+    _check(with_settings(spec, model), model, has_image=has_image)
+    words_of(spec, model)
 
 
 def resolve(
@@ -32,19 +35,21 @@ def resolve(
 
     The generated size lies on the model's grid, the crop size is what is delivered. The seed
     depends on `job_id` alone, or, where results may be reused, on all that shapes the result.
-    Raises RequestRejected.
+    Style and camera become what the model reads. Raises RequestRejected.
     """
+    spec = with_settings(spec, model)
     _check(spec, model, has_image=image_size is not None)
     preset_name, preset = _preset(spec, model)
     fps = spec.fps or model.fps[0]
     frames = frames_for(spec.duration, fps, model.frame_step)
     delivered = _delivered_size(spec, model, image_size)
     generated = _on_grid(delivered, model)
+    words = words_of(spec, model)
     shot = Shot(
         model=model.name,
         model_version=model.version,
         preset=preset_name,
-        prompt=spec.prompt,
+        prompt=words.prompt,
         negative_prompt=spec.negative_prompt,
         width=generated[0],
         height=generated[1],
@@ -55,7 +60,9 @@ def resolve(
         steps=spec.steps or preset.steps,
         seed=max(spec.seed, 0),
         audio=spec.audio and model.audio,
-        warnings=_warnings(spec, model, delivered, fps, frames),
+        style_negative=words.style_negative,
+        camera=words.camera,
+        warnings=(*words.warnings, *_warnings(spec, model, delivered, fps, frames)),
     )
     if spec.seed >= 0:
         return shot

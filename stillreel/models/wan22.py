@@ -93,7 +93,7 @@ class Wan22Backend:
         begin = time.perf_counter()
         prompts = [shot.prompt]
         if not self._distilled(shot):
-            prompts.append(shot.negative_prompt or NEGATIVE_PROMPT)
+            prompts.append(shot.negative_text(NEGATIVE_PROMPT))
         with released(self._weights.device):
             on_step(Phase.TEXT, 0, 1)
             texts = [self._embed(prompt, plan) for prompt in prompts]

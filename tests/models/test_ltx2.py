@@ -19,13 +19,16 @@ from PIL import Image
 
 from stillreel.errors import InferenceCancelled, InferenceFailed, ModelUnavailable, RequestRejected
 from stillreel.inference.latents import write_latents
-from stillreel.job import Phase, Shot
+from stillreel.job import JobSpec, Phase, Shot
 from stillreel.models.base import Decoded, Generated, LatentArrays
+from stillreel.models.embeddings import EmbeddingCache, key_of
 from stillreel.models.ltx2 import Ltx2Backend
 from stillreel.models.ltx2_weights import LORA
 from stillreel.models.registry import MODELS
+from stillreel.models.shots import resolve
+from stillreel.models.styles import find_style
 from stillreel.scene import draw_scene
-from stillreel.settings import InferenceSettings
+from stillreel.settings import InferenceSettings, get_settings
 
 SPEC = MODELS["ltx-2"]
 SIZE, FRAMES = (128, 64), 17
@@ -310,6 +313,25 @@ def test_numbers_that_the_pipeline_would_round_are_refused(
 ) -> None:
     with pytest.raises(RequestRejected):
         backend.generate(shot_of(**change), None, quiet)
+
+
+def test_it_reads_the_words_of_style_and_camera(
+    ltx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them in the prompt; what a style does not want has no use, and the caller none too."""
+    monkeypatch.setenv("STILLREEL_HOME", str(tmp_path / "home"))
+    get_settings.cache_clear()
+    order = JobSpec(model="ltx-2", prompt="a lake", style="noir", camera="pan left")
+    resolved = resolve(order, SPEC, job_id="job_12345678", image_size=None)
+    words = {name: getattr(resolved, name) for name in ("prompt", "style_negative", "camera")}
+    assert find_style("noir").sound in resolved.prompt
+    backend = backend_of(ltx_folder)
+    assert backend.generate(shot_of(**words), None, quiet).warnings == ()
+    assert backend._networks
+    version = SPEC.version, ltx_folder.name, str(backend._networks.dtype)
+    cache = EmbeddingCache(tmp_path / "home" / "embeddings")
+    assert cache.load(key_of(*version, resolved.prompt))
+    assert cache.load(key_of(*version, "a lake")) is None
 
 
 def test_a_negative_prompt_that_nothing_reads_is_a_warning(

@@ -21,10 +21,13 @@ from stillreel.errors import (
     RequestRejected,
 )
 from stillreel.inference.latents import write_latents
-from stillreel.job import Phase, Shot
+from stillreel.job import JobSpec, Phase, Shot
 from stillreel.models.base import Generated
+from stillreel.models.embeddings import EmbeddingCache, key_of
 from stillreel.models.memory import MemoryPlan
 from stillreel.models.registry import MODELS, load_backend
+from stillreel.models.shots import resolve
+from stillreel.models.styles import find_style
 from stillreel.models.torch_backend import CPU_PLAN
 from stillreel.models.wan22 import NEGATIVE_PROMPT, Wan22Backend
 from stillreel.models.wan22_weights import PLACES
@@ -108,6 +111,26 @@ def latents(generated: Generated) -> bytes:
 
 def frames(backend: Wan22Backend, shot: Shot, generated: Generated) -> np.ndarray:
     return np.concatenate(list(backend.decode(shot, generated.arrays).chunks))
+
+
+@each_preset
+def test_it_reads_the_words_of_style_and_camera(
+    backend: Wan22Backend, home: Path, preset: str
+) -> None:
+    order = JobSpec(model="wan-2.2", prompt="a lake", style="noir", camera="pan left")
+    resolved = resolve(order, SPEC, job_id="job_12345678", image_size=None)
+    words = {name: getattr(resolved, name) for name in ("prompt", "style_negative", "camera")}
+    generated = backend.generate(tiny_shot("wan-2.2", preset=preset, **words), None, Steps())
+    cache = EmbeddingCache(home / "embeddings")
+    negative = resolved.negative_text(NEGATIVE_PROMPT)
+    assert negative == f"{NEGATIVE_PROMPT}, {find_style('noir').negative_prompt}"
+    read = [
+        text
+        for text in ("a lake", resolved.prompt, NEGATIVE_PROMPT, negative)
+        if cache.load(key_of(f"{SPEC.version} {backend._weights.dtype}", text))
+    ]
+    assert read == ([resolved.prompt] if preset == "fast" else [resolved.prompt, negative])
+    assert not any("negative" in warning and "no use" in warning for warning in generated.warnings)
 
 
 @each_start

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillreel.models.camera import MOVES, RATIOS, Move, boxes, read_move
+from stillreel.models.camera import (
+    FLAT,
+    MOVES,
+    RATIOS,
+    SWAY_BESIDE,
+    Move,
+    boxes,
+    directs_camera,
+    move_of,
+    read_move,
+)
+from stillreel.models.motions import MOTIONS, Camera, read_camera
 
 TIMES = np.linspace(0.0, 1.0, 121)
 FREE = st.builds(
@@ -17,6 +30,7 @@ FREE = st.builds(
     st.sampled_from([-1, 0, 1]),
     st.sampled_from(list(RATIOS.values())),
 )
+HELD = st.builds(replace, FREE, sway=st.sampled_from([0.0, SWAY_BESIDE, 1.0]))
 SLOW, NORMAL, FAST = RATIOS["slow"], RATIOS[""], RATIOS["fast"]
 
 
@@ -66,7 +80,7 @@ def test_speed_words_hold_for_the_seed_s_move_too() -> None:
 
 
 @given(
-    FREE, st.integers(1, 4096), st.integers(1, 4096),
+    HELD, st.integers(1, 4096), st.integers(1, 4096),
     st.lists(st.floats(0, 1), min_size=1, max_size=20),
 )  # fmt: skip
 def test_boxes_lie_inside_the_image_and_have_its_shape(
@@ -129,3 +143,57 @@ def test_no_combination_of_moves_turns_round_on_its_way(move: Move) -> None:
     for axis, way in ((0, move.pan), (1, move.tilt)):
         centre = path[:, axis] + path[:, axis + 2]
         assert (np.diff(centre) * (way or 1) >= -1e-9).all()
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_each_motion_of_the_vocabulary_is_a_move_over_a_flat_image(name: str) -> None:
+    move = move_of(Camera((name,)))
+    if name == "static":
+        assert (boxes(move, TIMES, width=320, height=180) == (0, 0, 320, 180)).all()
+    elif name == "handheld":
+        assert move.sway == 1.0
+    else:
+        assert move == read_move(FLAT.get(name, name), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "move"),
+    [
+        ("slow dolly in", Move("dolly-in", ratio=SLOW)),
+        ("fast pan left and tilt up", Move(pan=-1, tilt=-1, ratio=FAST)),
+        ("zoom out, truck right", Move("zoom-out", pan=1)),
+        ("orbit left and crane down", Move(pan=-1, tilt=1)),
+        ("dolly in with handheld", Move("dolly-in", sway=SWAY_BESIDE)),
+        ("handheld", Move(ratio=SLOW, sway=1.0)),
+        ("static", Move(ratio=1.0)),
+    ],
+)
+def test_the_camera_of_an_order_is_one_move(words: str, move: Move) -> None:
+    assert move_of(read_camera(words)) == move
+
+
+def test_a_camera_held_by_hand_sways_both_ways() -> None:
+    steps = np.diff(boxes(move_of(read_camera("handheld")), TIMES, width=1000, height=500), axis=0)
+    assert (steps[:, :2] > 0).any(axis=0).all()
+    assert (steps[:, :2] < 0).any(axis=0).all()
+
+
+@pytest.mark.parametrize("words", ["handheld", "fast pan left and handheld", "handheld, dolly in"])
+def test_a_sway_has_no_jerk(words: str) -> None:
+    path = boxes(move_of(read_camera(words)), TIMES, width=1000, height=500)
+    assert np.abs(np.diff(path, 2, axis=0)).max() < 1.0  # of the 1000 pixels
+
+
+@pytest.mark.parametrize(
+    ("prompt", "directs"),
+    [
+        ("zoom in on the boat", True),
+        ("the camera stays", True),
+        ("a handheld shot", True),
+        ("", False),
+        ("a boat drifts left", False),
+        ("a truck passes by", False),
+    ],
+)
+def test_it_is_known_whether_a_prompt_speaks_of_the_camera(prompt: str, directs: bool) -> None:
+    assert directs_camera(prompt) is directs

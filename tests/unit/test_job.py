@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import subprocess
 import sys
@@ -146,3 +147,40 @@ def test_a_digest_is_the_same_in_another_process() -> None:
     code = "from tests.fake_backend import make_shot; print(make_shot('sea').digest('image'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == make_shot("sea").digest("image")
+
+
+def test_a_digest_is_that_of_stored_latents_where_a_later_field_is_not_given() -> None:
+    shot = make_shot("sea")
+    before = {
+        "model": "preview", "model_version": "fake-1", "preset": "standard", "prompt": "sea",
+        "negative_prompt": "", "width": 32, "height": 16, "fps": 24, "frames": 5, "steps": 3,
+        "seed": 1, "audio": False,
+    }  # fmt: skip
+    text = repr(sorted(before.items())) + "image"
+    assert shot.digest("image") == hashlib.sha256(text.encode()).hexdigest()[:32]
+    for change in ({"camera": "pan left"}, {"style_negative": "ducks"}):
+        assert shot.model_copy(update=change).digest("image") != shot.digest("image")
+
+
+def test_an_order_that_waits_since_before_styles_is_an_order() -> None:
+    later = ("style", "camera")
+    before = {name: v for name, v in JobSpec(prompt="sea").to_json().items() if name not in later}
+    assert spec_of(before) == JobSpec(prompt="sea", style="", camera="")
+
+
+@pytest.mark.parametrize(
+    ("own", "style", "default", "read"),
+    [
+        ("", "", "", ""),
+        ("", "", "noise", "noise"),
+        ("ducks", "", "noise", "ducks"),
+        ("", "text", "noise", "noise, text"),
+        ("ducks", "text", "noise", "ducks, text"),
+        ("", "text", "", "text"),
+    ],
+)
+def test_a_style_adds_to_the_negative_prompt_that_holds(
+    own: str, style: str, default: str, read: str
+) -> None:
+    shot = make_shot().model_copy(update={"negative_prompt": own, "style_negative": style})
+    assert shot.negative_text(default) == read

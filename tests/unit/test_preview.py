@@ -29,8 +29,14 @@ def _backend(seconds_per_step: float = 0.0) -> PreviewBackend:
     return PreviewBackend(SPEC, settings)
 
 
-def _shot(size: tuple[int, int] = SIZE, frames: int = 61, prompt: str = "", seed: int = 1) -> Shot:
-    order = JobSpec(prompt=prompt or "a lake", seed=seed)
+def _shot(
+    size: tuple[int, int] = SIZE,
+    frames: int = 61,
+    prompt: str = "",
+    seed: int = 1,
+    camera: str = "",
+) -> Shot:
+    order = JobSpec(prompt=prompt or "a lake", seed=seed, camera=camera)
     shot = shots.resolve(order, SPEC, job_id="job_12345678", image_size=None)
     return shot.model_copy(update={"width": size[0], "height": size[1], "frames": frames})
 
@@ -207,3 +213,34 @@ def test_the_whole_life_of_a_backend_leaves_a_readable_frame() -> None:
     file = io.BytesIO()
     Image.fromarray(chunk[0]).save(file, "PNG")
     assert Image.open(file).size == SIZE
+
+
+def test_the_camera_of_an_order_goes_before_the_words_of_its_prompt() -> None:
+    image = _dot((160, 90))
+    pan = _frames(_shot(prompt="zoom in on the lake", camera="pan left", frames=25), image)
+    assert (np.diff(_centroids(pan)[2:-2, 0]) > 0).all()  # what it leaves behind goes right
+    assert np.array_equal(pan, _frames(_shot(prompt="pan left", frames=25), image))
+
+
+def test_a_static_camera_shows_the_whole_image_in_each_frame() -> None:
+    image = draw_scene(*SIZE)
+    frames = _frames(_shot(camera="static", frames=9), image)
+    assert (frames == np.asarray(image.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"camera": "slow orbit left"}, ["shows orbit left as pan left"]),
+        ({"camera": "pan left"}, []),
+        ({"negative_prompt": "ducks"}, ["no use for a negative prompt"]),
+        ({"style_negative": "ducks"}, []),
+    ],
+    ids=["orbit", "pan", "negative", "style"],
+)
+def test_what_the_preview_cannot_do_is_said_of_what_the_caller_asked_for(
+    change: dict[str, str], says: list[str]
+) -> None:
+    warnings = _generate(_shot(frames=2).model_copy(update=change)).warnings
+    assert len(warnings) == len(says)
+    assert all(words in warning for words, warning in zip(says, warnings, strict=True))

@@ -91,7 +91,13 @@ def test_a_receipt_is_json_and_says_what_was_made_of_what() -> None:
         "dtype": "bfloat16",
         "plan": "text-first",
     }
-    assert made["input"] == {"prompt": "slow zoom", "image_sha256": "original"}
+    assert made["input"] == {
+        "prompt": "slow zoom",
+        "style": None,
+        "camera": None,
+        "model_prompt": "slow zoom",
+        "image_sha256": "original",
+    }
     assert made["video"]["video"] == "outputs/job_1/output.mp4"
     assert (made["video"]["seconds"], made["video"]["frames"]) == (2.0, 48)
 
@@ -145,3 +151,17 @@ def test_a_receipt_warns_of_what_the_shot_and_what_the_model_could_not_do() -> N
     shot = make_shot().model_copy(update={"warnings": ("A little longer.",)})
     made = receipt(prepared=Prepared(shot=shot))
     assert made["warnings"] == ["A little longer.", "Out of memory at first."]
+
+
+@pytest.mark.parametrize("embed", [True, False])
+def test_style_camera_and_what_was_read_are_as_private_as_the_prompt(embed: bool) -> None:
+    shot = make_shot("A boat. The camera pans left.").model_copy(update={"camera": "pan left"})
+    spec = JobSpec(prompt="A boat", style="noir", camera="Pan-Left", embed_prompt=embed)
+    told = receipt(spec=spec, prepared=Prepared(shot=shot, source=SOURCE))["input"]
+    assert told.pop("image_sha256") == "original"
+    assert told == {
+        "prompt": "A boat" if embed else None,
+        "style": "noir" if embed else None,
+        "camera": "pan left" if embed else None,
+        "model_prompt": "A boat. The camera pans left." if embed else None,
+    }

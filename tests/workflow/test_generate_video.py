@@ -33,6 +33,7 @@ from stillreel.errors import ImageError, RequestRejected, StaleExecution, Stillr
 from stillreel.execution import Execution, assert_current, current_execution
 from stillreel.job import JobSpec, Prepared, Video
 from stillreel.jobs import marks
+from stillreel.models.styles import get_styles
 from stillreel.settings import get_settings
 from stillreel.storage import Storage
 from tasks.cache_keys import host_task_key, task_key
@@ -93,6 +94,49 @@ def test_an_image_becomes_the_video_that_was_asked_for(
         assert teaser.streams.video[0].frames > 1
     assert not work_dir(job).exists()
     assert job.run.name == "preview: slow zoom in"
+
+
+def test_the_camera_goes_where_the_order_says_and_the_receipt_tells_all_of_it(
+    make_job: MakeJob, storage: Storage
+) -> None:
+    """A bright bar in the middle goes right while the camera pans left."""
+    picture, bar = Image.new("L", (160, 90)), Image.new("L", (6, 90), 255)
+    picture.paste(bar, (77, 0))
+    file = BytesIO()
+    picture.save(file, "PNG")
+    storage.put_bytes("inputs/test/bar.png", file.getvalue(), content_type="image/png")
+    job = make_job(
+        image_key="inputs/test/bar.png",
+        prompt="zoom in",
+        style="noir",
+        camera="Pan-Left, fast",
+        negative_prompt="ducks",
+    )
+    video = job.video()
+    with av.open(BytesIO(storage.get_bytes(video.key)), "r") as movie:
+        frames = [frame.to_ndarray(format="gray") for frame in movie.decode(video=0)]
+    places = [int(frame.mean(axis=0).argmax()) for frame in frames]
+    assert places == sorted(places)
+    assert places[0] < 64 < places[-1]  # the middle of 128 pixels
+    receipt = read_json(storage, video.receipt_key)
+    asked = receipt["input"]
+    assert (asked["style"], asked["camera"]) == ("noir", "fast pan left")
+    assert asked["model_prompt"] == asked["prompt"] == "zoom in"
+    assert [warning.partition(" ")[0] for warning in receipt["warnings"]] == ["preview"] * 2
+    assert job.run.parameters["camera"] == "Pan-Left, fast"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"style": "none of these"}, "no style 'none of these'; choose one of: cinematic"),
+        ({"camera": "fly"}, "no motion 'fly' of the camera; choose one of: static"),
+    ],
+)
+def test_a_name_that_no_host_knows_ends_the_job_with_those_it_knows(
+    make_job: MakeJob, values: dict[str, str], words: str
+) -> None:
+    assert words in reason(make_job(prompt="a boat", **values).execute()).message
 
 
 def test_the_results_are_small_json(make_job: MakeJob) -> None:
@@ -640,6 +684,7 @@ def test_the_form_of_the_flow_is_the_order() -> None:
     order = JobSpec.model_json_schema()["properties"]
     assert list(form) == list(order)
     told = ("type", "default", "enum", "minimum", "maximum", "exclusiveMinimum", "maxLength")
+    assert form["style"].pop("enum") == ["", *get_styles()]
     for name, field in order.items():
         assert {key: form[name].get(key) for key in (*told, "pattern")} == {
             key: field.get(key) for key in (*told, "pattern")
