@@ -117,14 +117,15 @@ def _weights_of(spec: ModelSpec) -> list[dict[str, Any]]:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for a person: the size in GB, the commit short."""
-    at = f" ({row['commit'][:12]})" if row["commit"] else ""
+    """A row for a person: the size in GB, commits short."""
+    is_named = row["commit"] and row["commit"] != row["revision"]
+    at = f" ({row['commit'][:12]})" if is_named else ""
     return {
         "weights of": row["model"],
         "presets": row["presets"],
         "installed": row["installed"],
         "size": f"{row['bytes'] / 1e9:.1f} GB" if row["bytes"] else "",
-        "revision": f"{row['revision']}{at}",
+        "revision": f"{row['revision'][:12]}{at}",
         "gate": row["gate"],
         "repository": row["repository"],
         "licence": row["licence"],

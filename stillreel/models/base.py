@@ -39,7 +39,7 @@ class Repository:
     files: tuple[str, ...]
     """Patterns of what is fetched; the rest of a repository is never looked at."""
     revision: str = "main"
-    """A commit, tag or branch: what is fetched, and what is then looked for."""
+    """What is fetched and then looked for: a commit, or the name of a branch or tag."""
     gate: str = ""
     """What the hub asks for before it gives files, in our words; empty: not known."""
 

@@ -1,7 +1,7 @@
 """Fetches the weights of a model from the hub into its cache, where `find_weights` looks for them.
 
-The commit is resolved once, and everything is asked of that commit. The name `main` in the cache is
-moved to it last: a pull that ends early leaves the weights that were there as they are.
+The commit is resolved once, and everything is asked of that commit. Where the registry names a
+branch, its name in the cache is moved last: a pull that ends early leaves what was there in use.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _pull(repository: Repository, endpoint: str, cache: Path, tell: Tell) -> Pul
     gate = GATES.get(str(info.gated), "none")
     repository = replace(repository, gate=gate)
     at_gate = f"; gate: {gate} there" if gate != "none" else ""
-    tell(f"{repo_id}, {repository.revision}, commit {commit[:12]}")
+    named = f"{repository.revision}, " if repository.revision != commit else ""
+    tell(f"{repo_id}, {named}commit {commit[:12]}")
     tell(f"licence: {repository.licence}; read it at {endpoint}/{repo_id}{at_gate}")
 
     how: dict[str, Any] = {

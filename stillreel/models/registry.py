@@ -71,10 +71,17 @@ MODELS: dict[ModelName, ModelSpec] = {
         pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanDMDPipeline"),
         repositories=(
             Repository(
-                "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "Apache-2.0", files=WAN_FILES, gate="none"
+                "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+                "Apache-2.0",
+                files=WAN_FILES,
+                revision="b8fff7315c768468a5333511427288870b2e9635",
+                gate="none",
             ),
             Repository(
-                "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers", "Apache-2.0", files=WAN_FILES
+                "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",
+                "Apache-2.0",
+                files=WAN_FILES,
+                revision="3e187042a324f6f5fb68fd22110a78725253de8f",
             ),
         ),
         # Derived, not yet measured: transformer 10.0 GB, VAE 2.8 in float32, text encoder 11.4;
@@ -150,12 +157,17 @@ MODELS: dict[ModelName, ModelSpec] = {
                 "LTX-2 Community License, and the Gemma Terms for its text encoder",
                 # beside the folders lie the same weights once more, in single files
                 files=(*_files(*PARTS), LORA),
+                revision="47da56e2ad66ce4125a9922b4a8826bf407f9d0a",
             ),
         ),
         plans=ltx2_plans.PLANS,
     ),
 }
-"""All models by name. The first preset and the first fps of a model are its defaults."""
+"""All models by name. The first preset and the first fps of a model are its defaults.
+
+The commits that weights are taken from are those that other public projects name for them, at least
+two each; they have not been fetched for this project yet (docs/models.md).
+"""
 
 
 def get_model(name: str) -> ModelSpec:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from stillreel.errors import ModelUnavailable
-from stillreel.models.base import ModelSpec
+from stillreel.models.base import ModelSpec, Repository
 from stillreel.settings import InferenceSettings
 
 INDEX = "model_index.json"
@@ -92,9 +92,9 @@ def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as exc:
         raise missing_package(spec, exc.name or "huggingface_hub") from exc
+    repository = spec.repository(repo_id)
     try:
         # Without the patterns, what was not asked for would count as missing.
-        repository = spec.repository(repo_id)
         found = snapshot_download(
             repo_id,
             revision=repository.revision,
@@ -105,9 +105,24 @@ def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
     except LocalEntryNotFoundError as exc:
         raise ModelUnavailable(
             f"The weights of {repo_id} for the model {spec.name} are not on this host, or not all "
-            f"of them. Run: {_pull_of(spec, repo_id)}, or set MODEL_PATH to the folder that has "
-            "them."
+            f"of them{_other_commits(repository)}. Run: {_pull_of(spec, repo_id)}, or set "
+            "MODEL_PATH to the folder that has them."
         ) from exc
+
+
+def _other_commits(repository: Repository) -> str:
+    """What the cache has of a repository instead of the revision that is looked for."""
+    from huggingface_hub import constants
+
+    name = f"models--{repository.repo_id.replace('/', '--')}"
+    snapshots = Path(constants.HF_HUB_CACHE).expanduser() / name / "snapshots"
+    there = sorted(path.name for path in snapshots.glob("*") if path.name != repository.revision)
+    if not there:
+        return ""
+    return (
+        f": this release takes {repository.revision[:12]}, and {', '.join(c[:12] for c in there)} "
+        "is there, of which a pull keeps what is the same"
+    )
 
 
 def _pull_of(spec: ModelSpec, repo_id: str) -> str:

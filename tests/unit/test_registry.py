@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,6 +52,12 @@ def test_the_weights_of_each_preset_have_a_repository(model: ModelSpec) -> None:
     wanted = {preset.repo_id or model.repo_id for preset in model.presets.values()} - {""}
     assert {repository.repo_id for repository in model.repositories} == wanted
     assert all(repository.licence for repository in model.repositories)
+
+
+@EACH_MODEL
+def test_weights_are_taken_from_whole_commits(model: ModelSpec) -> None:
+    revisions = [repository.revision for repository in model.repositories]
+    assert [r for r in revisions if not re.fullmatch("[0-9a-f]{40}", r)] == []
 
 
 def test_a_model_that_does_not_exist_is_refused_with_those_that_do() -> None:
