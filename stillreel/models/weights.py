@@ -28,18 +28,39 @@ def find_weights(spec: ModelSpec, settings: InferenceSettings, *, repo_id: str =
         folder = _in_model_path(Path(settings.model_path).expanduser(), spec, repo_id)
     else:
         folder = _in_cache(spec, repo_id)
-    _check_class(folder, spec)
+    _check_class(folder, spec, spec.repository(repo_id))
     return folder
+
+
+def find_preset(spec: ModelSpec, settings: InferenceSettings) -> str:
+    """The first preset whose weights are on this host; raises ModelUnavailable for none."""
+    missing: list[ModelUnavailable] = []
+    for name, preset in spec.presets.items():
+        try:
+            find_weights(spec, settings, repo_id=preset.repo_id)
+        except ModelUnavailable as exc:
+            missing.append(exc)
+        else:
+            return name
+    raise missing[0]
+
+
+def find_beside(spec: ModelSpec, settings: InferenceSettings, preset: str) -> list[Path]:
+    """The folders of the repositories beside that of a preset, as far as they are on this host."""
+    found: list[Path] = []
+    for repo_id in spec.presets[preset].beside:
+        with suppress(ModelUnavailable):
+            found.append(find_weights(spec, settings, repo_id=repo_id))
+    return found
 
 
 def has_weights(spec: ModelSpec, settings: InferenceSettings) -> bool:
     """Whether the weights of one of its presets are on this host; true where there are none."""
     if not spec.pipelines:
         return True
-    for repo_id in {preset.repo_id for preset in spec.presets.values()}:
-        with suppress(ModelUnavailable):
-            find_weights(spec, settings, repo_id=repo_id)
-            return True
+    with suppress(ModelUnavailable):
+        find_preset(spec, settings)
+        return True
     return False
 
 
@@ -133,12 +154,13 @@ def _pull_of(spec: ModelSpec, repo_id: str) -> str:
     return f"stillreel models pull {spec.name}{option}"
 
 
-def _check_class(folder: Path, spec: ModelSpec) -> None:
+def _check_class(folder: Path, spec: ModelSpec, repository: Repository) -> None:
     found = _read_json(folder / INDEX).get("_class_name")
-    if found not in spec.pipelines:
+    allowed = repository.pipelines or spec.pipelines
+    if found not in allowed:
         raise ModelUnavailable(
             f"The weights found for the model {spec.name} are a {found}, and it needs a "
-            f"{' or a '.join(spec.pipelines)}: this is the folder of another family. Run: "
+            f"{' or a '.join(allowed)}: this is the folder of another family. Run: "
             f"stillreel models pull {spec.name}, or set MODEL_PATH to the right folder."
         )
 

@@ -20,7 +20,8 @@ from stillreel.errors import (
 )
 from stillreel.models.base import ModelSpec
 from stillreel.models.installed import Note, find_installed, read_note
-from stillreel.models.ltx2_weights import LORA, Networks
+from stillreel.models.ltx2_layouts import LORA
+from stillreel.models.ltx2_weights import Networks
 from stillreel.models.pull import Pulled, pull
 from stillreel.models.registry import MODELS
 from stillreel.models.wan22_weights import Wan22Weights
