@@ -100,7 +100,7 @@ def generate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The MP4 to write, or its directory.")
     ] = None,
-    model: Annotated[str, typer.Option(help="preview, wan-2.2 or ltx-2.")] = "preview",
+    model: Annotated[str, typer.Option(help="E.g. preview, wan-2.2, ltx-2.")] = "preview",
     preset: Annotated[str, typer.Option(help="Of the model, e.g. fast; empty: its first.")] = "",
     duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
     width: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,

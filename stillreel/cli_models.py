@@ -42,7 +42,7 @@ def list_models(as_json: JsonFlag = False) -> None:
 
 @models.command("pull")
 def pull_weights(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="wan-2.2 or ltx-2.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="E.g. wan-2.2, ltx-2, ltx-2.5.")],
     preset: Annotated[
         str, typer.Option(help="The weights of this preset; empty: of the model's first.")
     ] = "",
@@ -70,12 +70,17 @@ def pull_weights(
         "bytes": done.size,
         "fetched_bytes": done.fetched,
         "path": str(done.folder),
+        "beside": [other.repository.repo_id for other in done.beside],
     }
     if as_json:
         print_json(facts)
         return
     sizes = f"{size_text(done.size)}, of which {size_text(done.fetched)} were fetched now"
-    shown = facts | {"presets": ", ".join(facts["presets"]), "size": sizes}
+    shown = facts | {
+        "presets": ", ".join(facts["presets"]),
+        "size": sizes,
+        "beside": ", ".join(facts["beside"]),
+    }
     print_facts({k: v for k, v in shown.items() if not k.endswith("bytes")})
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Shoot
 
 CHOICES = {
-    "model": ["preview", "wan-2.2", "ltx-2"],
+    "model": ["preview", "wan-2.2", "ltx-2", "ltx-2.3", "ltx-2.5"],
     "codec": ["h264", "av1"],
     "quality": ["standard", "high"],
 }

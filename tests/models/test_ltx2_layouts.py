@@ -115,9 +115,8 @@ def test_dev_weights_are_others_and_guided_by_block_28_with_four_prompts_a_step(
 ) -> None:
     backend = backends[model]
     seen: list[Forward] = []
-    backend.generate(shot(model, "dev", steps=2), None, quiet)  # opens the folder, loads the core
-    networks = backend._networks
-    assert networks
+    networks = backend._networks_for("dev")
+    networks.use("cpu")
     part, lora = networks.layout.core_of(STAGES["dev"])
     hook = networks.core(lora, part).transformer.register_forward_hook(
         lambda _, __, given, found: seen.append(Forward(given, found[0])), with_kwargs=True

@@ -218,6 +218,7 @@ def test_out_of_memory_falls_back_to_the_next_plan_and_says_so(ltx_folder: Path)
         (A100_40, "dev-two-stage", (1920, 1088), 5, "streamed"),
         (A100_40, "standard", (1920, 1088), 20, "streamed"),
         (A10G, "standard", (1920, 1088), 5, "streamed"),
+        (A100_40, "standard", (1920, 1088), 30, "streamed"),  # two segments of 15 s
         (A10G, "standard", (1920, 1088), 20, ""),
         (A100_40, "standard", (3840, 2176), 10, ""),
     ],

@@ -23,20 +23,20 @@ LORA_NAME = "ltx-2-19b-distilled-lora-384.safetensors"
 def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 0) -> Path:
     """The folder of a tiny pipeline; a few MB, some seconds.
 
-    2.0 comes with its upsampler and its LoRA, 2.3 with neither, 2.5 with its upsampler and its dev
-    transformer.
+    2.0 comes with its upsampler and its LoRA, 2.3 with neither, 2.5 with its upsampler and a dev
+    transformer, which then is the one that has so many layers.
     """
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, LTX2Pipeline
 
     torch.manual_seed(seed)
+    for_dev: dict[str, Any] = {"use_dynamic_shifting": True, "shift_terminal": 0.1}
     scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=layout != "2.5",
         base_shift=0.95,
         max_shift=2.05,
         base_image_seq_len=1024,
         max_image_seq_len=4096,
-        shift_terminal=None if layout == "2.5" else 0.1,
+        **({} if layout == "2.5" else for_dev),
     )
     pipeline = LTX2Pipeline(
         scheduler=scheduler,
@@ -45,7 +45,7 @@ def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 
         text_encoder=_text_encoder_4() if layout == "2.5" else _text_encoder(),
         tokenizer=_tokenizer(),
         connectors=_connectors(layout),
-        transformer=_transformer(layout, layers),
+        transformer=_transformer(layout, 2 if layout == "2.5" else layers),
         vocoder=_vocoder(layout),
     )
     pipeline.save_pretrained(folder)
