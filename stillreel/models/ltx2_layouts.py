@@ -25,7 +25,8 @@ class Layout:
     image_crf: int
     """It was trained on images that H.264 had compressed this much."""
     cross_timestep: bool
-    """Whether each of picture and sound attends to the other by the noise level of the other."""
+    """Whether picture and sound attend to each other by the noise level of the other one, else by
+    their own. Where an image is held, which has none, the two differ."""
     lora: str = ""
     """The file that makes its dev weights the distilled ones; empty where these are a folder."""
     dev: str = "transformer"

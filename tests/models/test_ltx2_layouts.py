@@ -26,13 +26,13 @@ EACH = pytest.mark.parametrize("model", NEWER)
 
 
 @pytest.fixture(scope="module")
-def weights(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(ltx25_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for MODEL_PATH with all repositories of 2.3 and 2.5, 30 blocks deep for dev."""
     root = tmp_path_factory.mktemp("newer")
     tiny_ltx2.build(root / "LTX-2.3-Distilled-Diffusers", layout="2.3")
     tiny_ltx2.build(root / "LTX-2.3-Diffusers", layout="2.3", layers=30, seed=1)
     tiny_ltx2.build_upsampler(root / "LTX-2.3-Spatial-Upsampler-Diffusers")
-    tiny_ltx2.build(root / "LTX-2.5-Diffusers", layout="2.5", layers=30)
+    shutil.copytree(ltx25_folder, root / ltx25_folder.name)
     return root
 
 

@@ -25,7 +25,7 @@ from stillreel.models.ltx2_weights import Networks
 from stillreel.models.pull import Pulled, pull
 from stillreel.models.registry import MODELS
 from stillreel.models.wan22_weights import Wan22Weights
-from stillreel.models.weights import find_weights
+from stillreel.models.weights import find_beside, find_weights
 from stillreel.settings import InferenceSettings
 from tests.models.loopback_hub import GOOD_TOKEN, Hub
 from tests.models.test_generate import stillreel
@@ -121,6 +121,45 @@ def test_a_preset_with_weights_of_its_own_gets_those(hub: Hub, wan_folder: Path)
     assert find_weights(WAN, SETTINGS, repo_id=repo_id) == done.folder
     with pytest.raises(ModelUnavailable, match=r"models pull wan-2\.2,"):
         find_weights(WAN, SETTINGS)
+
+
+def test_what_a_preset_takes_from_beside_its_repository_comes_with_it(
+    hub: Hub, tmp_path: Path
+) -> None:
+    from tests.models import tiny_ltx2
+
+    spec = on_main(MODELS["ltx-2.3"])
+    own = tiny_ltx2.build(tmp_path / "own", layout="2.3")
+    (upsampler,) = spec.presets["standard"].beside
+    hub.publish(spec.repo_id, own, {"connectors/diffusion_pytorch_model.safetensors": b"again"})
+    with pytest.raises(ModelUnavailable, match=r"Spatial-Upsampler.*404"):
+        pulled(hub, spec)
+    hub.publish(upsampler, tiny_ltx2.build_upsampler(tmp_path / "beside"))
+    done = pulled(hub, spec)
+    (other,) = done.beside
+    assert (other.repository.repo_id, done.repository.repo_id) == (upsampler, spec.repo_id)
+    assert sorted(path.name for path in other.folder.iterdir()) == [
+        "latent_upsampler",
+        "model_index.json",
+    ]
+    assert find_beside(spec, SETTINGS, "standard") == [other.folder]
+    assert find_beside(spec, SETTINGS, "one-stage") == []
+    assert find_installed(spec, spec.repository(upsampler), SETTINGS)
+    assert spec.presets_of(upsampler) == ("standard",)
+
+
+def test_files_that_only_one_preset_needs_come_with_that_one(hub: Hub, tmp_path: Path) -> None:
+    from tests.models import tiny_ltx2
+
+    spec = on_main(MODELS["ltx-2.5"])
+    hub.publish(spec.repo_id, tiny_ltx2.build(tmp_path / "own", layout="2.5"))
+    folder = pulled(hub, spec).folder
+    assert not (folder / "transformer_full").exists()
+    assert (folder / "latent_upsampler").is_dir()
+    hub.asked.clear()
+    assert pulled(hub, spec, preset="dev").folder == folder
+    assert {name.partition("/")[0] for name in hub.got()} == {"transformer_full"}
+    assert find_weights(spec, SETTINGS) == folder
 
 
 def test_pulling_again_fetches_nothing(hub: Hub, wan_folder: Path) -> None:
