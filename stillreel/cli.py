@@ -105,7 +105,7 @@ def generate(
     ] = "",
     style: Annotated[str, typer.Option(help="A named look; see `stillreel styles`.")] = "",
     camera: Annotated[str, typer.Option(help="How the camera moves, e.g. 'slow dolly in'.")] = "",
-    model: Annotated[str, typer.Option(help="preview, wan-2.2, ltx-2 or remote.")] = "preview",
+    model: Annotated[str, typer.Option(help="E.g. preview, wan-2.2, ltx-2.")] = "preview",
     preset: Annotated[str, typer.Option(help="Of the model, e.g. fast; empty: its first.")] = "",
     duration: Annotated[float, typer.Option(help="Seconds.")] = 5.0,
     width: Annotated[int, typer.Option(help="Pixels; 0: the model's own.")] = 0,

@@ -42,7 +42,7 @@ def list_models(as_json: JsonFlag = False) -> None:
 
 @models.command("pull")
 def pull_weights(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="wan-2.2 or ltx-2.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="E.g. wan-2.2, ltx-2, ltx-2.5.")],
     preset: Annotated[
         str, typer.Option(help="The weights of this preset; empty: of the model's first.")
     ] = "",
@@ -70,12 +70,17 @@ def pull_weights(
         "bytes": done.size,
         "fetched_bytes": done.fetched,
         "path": str(done.folder),
+        "beside": [other.repository.repo_id for other in done.beside],
     }
     if as_json:
         print_json(facts)
         return
     sizes = f"{size_text(done.size)}, of which {size_text(done.fetched)} were fetched now"
-    shown = facts | {"presets": ", ".join(facts["presets"]), "size": sizes}
+    shown = facts | {
+        "presets": ", ".join(facts["presets"]),
+        "size": sizes,
+        "beside": ", ".join(facts["beside"]),
+    }
     print_facts({k: v for k, v in shown.items() if not k.endswith("bytes")})
 
 
@@ -117,14 +122,15 @@ def _weights_of(spec: ModelSpec) -> list[dict[str, Any]]:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for a person: the size in GB, the commit short."""
-    at = f" ({row['commit'][:12]})" if row["commit"] else ""
+    """A row for a person: the size in GB, commits short."""
+    is_named = row["commit"] and row["commit"] != row["revision"]
+    at = f" ({row['commit'][:12]})" if is_named else ""
     return {
         "weights of": row["model"],
         "presets": row["presets"],
         "installed": row["installed"],
         "size": f"{row['bytes'] / 1e9:.1f} GB" if row["bytes"] else "",
-        "revision": f"{row['revision']}{at}",
+        "revision": f"{row['revision'][:12]}{at}",
         "gate": row["gate"],
         "repository": row["repository"],
         "licence": row["licence"],

@@ -102,8 +102,15 @@ class Floor:
 FLOORS: Final[Mapping[tuple[str, str], Floor]] = {
     # TFLOP of a forward and of a decode over the GPU's dense bf16 peak: A100 312, A10G 70.
     ("ltx-2", "standard"): Floor(24.0, 1.0, 11, 1920 * 1080 * 121),
+    ("ltx-2", "one-stage"): Floor(44.0, 1.0, 8, 1920 * 1080 * 121),
     ("ltx-2", "dev"): Floor(883.0, 1.0, 40, 1920 * 1080 * 121),
     ("ltx-2", "dev-two-stage"): Floor(158.0, 1.0, 43, 1920 * 1080 * 121),
+    ("ltx-2.3", "standard"): Floor(24.0, 2.0, 11, 1920 * 1080 * 121),
+    ("ltx-2.3", "one-stage"): Floor(44.0, 2.0, 8, 1920 * 1080 * 121),
+    ("ltx-2.3", "dev"): Floor(662.0, 2.0, 30, 1920 * 1080 * 121),
+    ("ltx-2.5", "standard"): Floor(24.0, 2.0, 11, 1920 * 1080 * 121),
+    ("ltx-2.5", "one-stage"): Floor(44.0, 2.0, 8, 1920 * 1080 * 121),
+    ("ltx-2.5", "dev"): Floor(662.0, 2.0, 30, 1920 * 1080 * 121),
     ("wan-2.2", "fast"): Floor(22.3, 28.7, 3, 1280 * 704 * 121),
     ("wan-2.2", "standard"): Floor(744.0, 28.7, 50, 1280 * 704 * 121),
     # No GPU: one encode of 121 frames on two CPU cores.

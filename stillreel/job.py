@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stillreel.errors import RequestRejected
 
-ModelName = Literal["preview", "wan-2.2", "ltx-2", "remote"]
+ModelName = Literal["preview", "wan-2.2", "ltx-2", "ltx-2.3", "ltx-2.5", "remote"]
 Codec = Literal["h264", "av1"]
 Quality = Literal["standard", "high"]
 Priority = Literal["high", "default", "backlog"]

@@ -85,6 +85,9 @@ class Sizes(BaseModel):
 
     default: Size
     only: list[Size] = Field(description="Where it is not empty, no other size is made.")
+    suggested: list[Size] = Field(
+        description="To choose from where others are made too. Whether one fits depends on the GPU."
+    )
     grid: int = Field(description="Generated sides are multiples of this; the video is cropped.")
     min_side: int
     max_side: int
@@ -101,6 +104,7 @@ class PresetFacts(BaseModel):
 class Durations(BaseModel):
     default: float
     max: float
+    native: float = Field(description="Up to here in one piece; longer videos are continued.")
 
 
 class TypicalCost(BaseModel):
@@ -234,13 +238,18 @@ async def _facts(services: Services, caller: Caller, deployment: Deployment) -> 
         sizes=Sizes(
             default=Size(width=width, height=height),
             only=[Size(width=w, height=h) for w, h in model.sizes],
+            suggested=[Size(width=w, height=h) for w, h in model.suggested],
             grid=model.grid,
             min_side=model.min_side,
             max_side=SIDE_LIMIT,
             max_pixels=model.max_pixels,
         ),
         fps=list(model.fps),
-        durations=Durations(default=_duration(model), max=model.max_seconds),
+        durations=Durations(
+            default=_duration(model),
+            max=model.max_seconds,
+            native=model.native_seconds or model.max_seconds,
+        ),
         presets=[
             PresetFacts(
                 name=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +29,10 @@ class Preset:
     steps_fixed: bool = False
     repo_id: str = ""
     """Weights of its own; empty: the model's."""
+    files: tuple[str, ...] = ()
+    """Patterns of what only this preset needs of that repository."""
+    beside: tuple[str, ...] = ()
+    """Further repositories that it takes parts from, for what is not in its own."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,11 @@ class Repository:
     files: tuple[str, ...]
     """Patterns of what is fetched; the rest of a repository is never looked at."""
     revision: str = "main"
-    """A commit, tag or branch: what is fetched, and what is then looked for."""
+    """What is fetched and then looked for: a commit, or the name of a branch or tag."""
     gate: str = ""
     """What the hub asks for before it gives files, in our words; empty: not known."""
+    pipelines: tuple[str, ...] = ()
+    """What its model_index.json may name as its class; empty: what those of the model may."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,10 @@ class ModelSpec:
     sizes: tuple[tuple[int, int], ...] = ()
     """The only sizes that work; empty allows every size on the grid."""
     min_side: int = 64
+    native_seconds: float = 0.0
+    """How long a video is made in one piece, longer ones being continued; 0: all of max_seconds."""
+    suggested: tuple[tuple[int, int], ...] = ()
+    """Sizes to choose from where every size on the grid works."""
     oversample: float = 1.0
     """How many times larger than the video an image may be given, e.g. to zoom into it."""
     max_pixels: int = 4096 * 2304
@@ -82,7 +92,7 @@ class ModelSpec:
     plans: tuple[MemoryPlan, ...] = ()
     """Ways to run it on a GPU, the most preferred first, the leanest last."""
     repositories: tuple[Repository, ...] = ()
-    """Where its weights come from: its own repository first, then those of its presets."""
+    """Where its weights come from: its own repository first, then the others of its presets."""
     elsewhere: bool = False
     """Another machine does the work: it takes no GPU of this host, and that machine may charge."""
     load_seconds: float = 1800.0
@@ -97,9 +107,20 @@ class ModelSpec:
         """The facts of a repository of this model, by default its own."""
         return {found.repo_id: found for found in self.repositories}[repo_id or self.repo_id]
 
+    def repositories_of(self, preset: str) -> tuple[Repository, ...]:
+        """What a preset is made with: its own repository, with its files, then those beside it."""
+        facts = self.presets[preset]
+        own = self.repository(facts.repo_id)
+        own = replace(own, files=(*own.files, *facts.files))
+        return own, *(self.repository(repo_id) for repo_id in facts.beside)
+
     def presets_of(self, repo_id: str) -> tuple[str, ...]:
-        """The presets that run on the weights of this repository."""
-        return tuple(n for n, p in self.presets.items() if (p.repo_id or self.repo_id) == repo_id)
+        """The presets that take weights from this repository."""
+        return tuple(
+            name
+            for name in self.presets
+            if repo_id in (repository.repo_id for repository in self.repositories_of(name))
+        )
 
 
 @dataclass

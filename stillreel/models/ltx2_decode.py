@@ -55,6 +55,13 @@ def frames_of(vae: Any, latents: Tensor) -> Iterator[np.ndarray]:
         start += window - OVERLAP
 
 
+def last_frames(vae: Any, latents: Tensor, count: int) -> np.ndarray:
+    """The last frames of latents, as their last window shows them, uint8 (count, 32h, 32w, 3)."""
+    window = window_of(32 * latents.shape[4], 32 * latents.shape[3])
+    chunks = frames_of(vae, as_made(vae, latents[:, :, -window - 1 :]))
+    return np.concatenate(list(chunks))[-count:]
+
+
 def sound_of(
     audio_vae: Any, vocoder: Any, latents: Tensor, seconds: float
 ) -> tuple[np.ndarray, int]:

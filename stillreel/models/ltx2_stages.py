@@ -33,9 +33,8 @@ GUIDED: Mapping[str, Any] = {
     "audio_stg_scale": 1.0,
     "audio_modality_scale": 3.0,
     "audio_guidance_rescale": 0.7,
-    "spatio_temporal_guidance_blocks": [29],
 }
-"""The official settings of the 2.0 dev weights (as above); diffusers' block 28 is that of 2.3."""
+"""The official settings of the dev weights (as above); the block to guide by is the layout's."""
 
 
 Lora = Literal["none", "merged", "switched"]
@@ -53,14 +52,14 @@ class Stage:
     guided: bool = False
     """With the guidance of the dev weights, else with that of the distilled ones: none."""
 
-    @property
-    def guidance(self) -> Mapping[str, Any]:
-        """The arguments of the pipeline that say so."""
-        return GUIDED if self.guided else UNGUIDED
+    def guidance(self, block: int) -> Mapping[str, Any]:
+        """The arguments of the pipeline that say so, for weights that are guided by this block."""
+        return {**GUIDED, "spatio_temporal_guidance_blocks": [block]} if self.guided else UNGUIDED
 
 
 STAGES: Mapping[str, tuple[Stage, ...]] = {
     "standard": (Stage(DISTILLED, half=True), Stage(REFINING)),
+    "one-stage": (Stage(DISTILLED),),
     "dev": (Stage(guided=True),),
     "dev-two-stage": (Stage(half=True, guided=True), Stage(REFINING)),
 }

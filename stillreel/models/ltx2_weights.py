@@ -1,11 +1,13 @@
 """The networks of an LTX-2 folder: each loaded when it is needed, and put where the plan says.
 
-The folder is the official repository. It has the dev weights, the upsampler, and the LoRA that
-makes the dev weights the distilled ones: one download serves every preset.
+The folder of 2.0 is the official repository. It has the dev weights, the upsampler, and the LoRA
+that makes the dev weights the distilled ones: one download serves every preset. In those of 2.3 and
+2.5 the distilled weights are a transformer of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +15,23 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from stillreel.errors import ModelUnavailable
-from stillreel.models.ltx2_stages import GUIDED, Lora
+from stillreel.models.ltx2_layouts import LAYOUTS, Layout, layout_in
+from stillreel.models.ltx2_stages import Lora, Stage
 from stillreel.models.memory import GB
 from stillreel.models.weights import load_part, read_config
 
 if TYPE_CHECKING:
     import torch
 
-LORA = "ltx-2-19b-distilled-lora-384.safetensors"
 PARTS = (
     "text_encoder", "tokenizer", "connectors", "transformer", "scheduler", "vae", "audio_vae",
-    "vocoder", "latent_upsampler",
+    "vocoder",
+)  # fmt: skip
+"""What each preset needs."""
+UPSAMPLER = "latent_upsampler"
+NOT_FOR_TEXT = (
+    "transformer", "connectors", "vae", "audio_vae", "vocoder", "scheduler", "processor",
+    "prompt_enhancer", "duration_head",
 )  # fmt: skip
 FP8_SKIPS = (
     "norm", "lora_", "^proj_in", "^proj_out", "audio_proj", "time_embed", "caption_projection",
@@ -37,8 +45,10 @@ through it, 38 GB."""
 
 @dataclass
 class Core:
-    """The transformer and its connectors, as one use of the LoRA needs them."""
+    """A transformer and its connectors, as one use of the LoRA needs them."""
 
+    part: str
+    """The folder of the transformer."""
     lora: Lora
     transformer: Any
     connectors: Any
@@ -51,25 +61,64 @@ class Core:
             if network._hf_peft_config_loaded:
                 network.enable_lora() if distilled else network.disable_lora()
 
+    def check_block(self, block: int) -> None:
+        """Raise ModelUnavailable unless there is this block to guide by.
+
+        Guidance of a block that does not exist is none, and would not be noticed.
+        """
+        blocks = len(self.transformer.transformer_blocks)
+        if block >= blocks:
+            raise ModelUnavailable(
+                f"The dev presets guide by block {block}, and the transformer on this host has "
+                f"{blocks} blocks: these are other weights than the official ones."
+            )
+
 
 class Networks:
-    """The networks of one folder on one device; `dtype` is what the large ones compute in."""
+    """The networks of one folder on one device; `dtype` is what the large ones compute in.
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.folder, self.device, self.dtype = folder, device, dtype
+    What is not in the folder is taken from those `beside` it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        layout: Layout = LAYOUTS["ltx-2"],
+        beside: Sequence[Path] = (),
+    ) -> None:
+        self.folder, self.device, self.dtype, self.layout = folder, device, dtype, layout
+        self._folders = (folder, *beside)
         self._plan = ""
         self._text: Any = None
         self._core: Core | None = None
         self._small: dict[str, Any] = {}
 
-    def check(self) -> None:
-        """Raise ModelUnavailable unless every part of the folder is there."""
-        missing = [f"{part}/" for part in PARTS if not (self.folder / part).is_dir()]
-        missing += [] if (self.folder / LORA).is_file() else [LORA]
+    def check(self, stages: Sequence[Stage] = (), preset: str = "") -> None:
+        """Raise ModelUnavailable unless all that the stages of a preset need is there.
+
+        Also when it is there in the layout of another LTX-2.
+        """
+        part, lora = self.layout.core_of(stages)
+        parts = [*dict.fromkeys((*PARTS, part)), *(UPSAMPLER for s in stages[:1] if s.half)]
+        missing = [f"{part}/" for part in parts if not (self._folder_of(part) / part).is_dir()]
+        name, lora_file = self.layout.name, self.folder / self.layout.lora
+        missing += [] if lora == "none" or lora_file.is_file() else [self.layout.lora]
+        option = f" --preset {preset}" if preset else ""
         if missing:
             raise ModelUnavailable(
-                f"The weights on this host are not all of LTX-2, {', '.join(missing)} are not "
-                "there. Run: stillreel models pull ltx-2"
+                f"The weights on this host are not all that {name} needs: {', '.join(missing)} "
+                f"are not there. Run: stillreel models pull {name}{option}. Of its presets, "
+                "one-stage needs the least."
+            )
+        found = layout_in(read_config(self.folder, "transformer"))
+        if found is not self.layout:
+            raise ModelUnavailable(
+                f"The weights found for {name} are those of "
+                f"{found.name if found else 'another LTX-2'}, by the configuration of their "
+                f"transformer. Run: stillreel models pull {name}{option}, or set MODEL_PATH to the "
+                "right folder."
             )
 
     def use(self, plan: str) -> None:
@@ -88,11 +137,11 @@ class Networks:
         if self._plan != "resident" and psutil.virtual_memory().available < ROOM_FOR_TEXT:
             self._text = None
 
-    def core(self, lora: Lora) -> Core:
-        """The transformer and the connectors for this use of the LoRA."""
-        if self._core is None or self._core.lora != lora:
+    def core(self, lora: Lora, part: str = "transformer") -> Core:
+        """The transformer of this folder and the connectors, for this use of the LoRA."""
+        if self._core is None or (self._core.part, self._core.lora) != (part, lora):
             self._core = None  # two transformers are more than most hosts hold
-            self._core = self._load_core(lora)
+            self._core = self._load_core(lora, part)
         return self._core
 
     def small(self, name: str) -> Any:
@@ -104,9 +153,7 @@ class Networks:
     def _load_text(self) -> Any:
         from diffusers import LTX2Pipeline
 
-        absent = dict.fromkeys(
-            ("transformer", "connectors", "vae", "audio_vae", "vocoder", "scheduler")
-        )
+        absent = dict.fromkeys(NOT_FOR_TEXT)
         pipe = load_part(LTX2Pipeline, self.folder, "", dtype=self.dtype, **absent)
         if self._plan in ("resident", "cpu"):
             pipe.text_encoder.to(self.device)
@@ -114,24 +161,26 @@ class Networks:
             _stream(pipe.text_encoder, self.device, offload_type="leaf_level", use_stream=False)
         return pipe
 
-    def _load_core(self, lora: Lora) -> Core:
+    def _load_core(self, lora: Lora, part: str) -> Core:
         from diffusers import LTX2VideoTransformer3DModel
         from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
         transformer = load_part(
             LTX2VideoTransformer3DModel,
             self.folder,
-            "transformer",
+            part,
             dtype=self.dtype,
             perturbed_attn=True,  # else, as 2.0's own configuration says, STG changes nothing
         )
-        if lora != "merged":
-            _check_guided_block(transformer)
         connectors = load_part(LTX2TextConnectors, self.folder, "connectors", dtype=self.dtype)
         if lora != "none":
-            _add_lora(self.folder, transformer, connectors, merged=lora == "merged")
+            file = self.folder / self.layout.lora
+            _add_lora(file, transformer, connectors, merged=lora == "merged")
         place(transformer, self._plan, self.device, self.dtype)
-        return Core(lora, transformer, connectors.to(self.device))
+        return Core(part, lora, transformer, connectors.to(self.device))
+
+    def _folder_of(self, part: str) -> Path:
+        return next((known for known in self._folders if (known / part).is_dir()), self.folder)
 
     def _load_small(self, name: str) -> Any:
         import diffusers
@@ -142,7 +191,7 @@ class Networks:
             return load_part(diffusers.FlowMatchEulerDiscreteScheduler, self.folder, name)
         kinds = {
             "vae": diffusers.AutoencoderKLLTX2Video,
-            "latent_upsampler": ltx2.LTX2LatentUpsamplerModel,
+            UPSAMPLER: ltx2.LTX2LatentUpsamplerModel,
             "audio_vae": diffusers.AutoencoderKLLTX2Audio,
             "LTX2Vocoder": ltx2.LTX2Vocoder,
             "LTX2VocoderWithBWE": ltx2.LTX2VocoderWithBWE,
@@ -151,7 +200,7 @@ class Networks:
         if kind not in kinds:
             raise ModelUnavailable(f"The {name} on this host is a {kind}, which is none of LTX-2.")
         dtype = torch.float32 if name in ("audio_vae", "vocoder") else self.dtype
-        return load_part(kinds[kind], self.folder, name, dtype=dtype).to(self.device)
+        return load_part(kinds[kind], self._folder_of(name), name, dtype=dtype).to(self.device)
 
 
 def place(transformer: Any, plan: str, device: torch.device, dtype: torch.dtype) -> None:
@@ -189,28 +238,15 @@ def _stream(network: Any, device: torch.device, **how: Any) -> None:
     )
 
 
-def _add_lora(folder: Path, transformer: Any, connectors: Any, *, merged: bool) -> None:
+def _add_lora(file: Path, transformer: Any, connectors: Any, *, merged: bool) -> None:
     from diffusers import LTX2Pipeline
 
     absent: Any = dict.fromkeys(
         ("scheduler", "vae", "audio_vae", "text_encoder", "tokenizer", "vocoder")
     )
     pipe = LTX2Pipeline(transformer=transformer, connectors=connectors, **absent)
-    pipe.load_lora_weights(str(folder), weight_name=LORA, adapter_name="distilled")
+    pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="distilled")
     for network in (transformer, connectors):
         if merged and network._hf_peft_config_loaded:
             network.fuse_lora()
             network.unload_lora()
-
-
-def _check_guided_block(transformer: Any) -> None:
-    """Guidance of a block that does not exist is none, and would not be noticed."""
-    blocks, block = (
-        len(transformer.transformer_blocks),
-        GUIDED["spatio_temporal_guidance_blocks"][0],
-    )
-    if block >= blocks:
-        raise ModelUnavailable(
-            f"The dev presets of ltx-2 guide by block {block}, and the transformer on this host "
-            f"has {blocks} blocks: these are other weights than Lightricks/LTX-2."
-        )

@@ -1,7 +1,7 @@
 """Fetches the weights of a model from the hub into its cache, where `find_weights` looks for them.
 
-The commit is resolved once, and everything is asked of that commit. The name `main` in the cache is
-moved to it last: a pull that ends early leaves the weights that were there as they are.
+The commit is resolved once, and everything is asked of that commit. Where the registry names a
+branch, its name in the cache is moved last: a pull that ends early leaves what was there in use.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Pulled:
     """Bytes of these files."""
     fetched: int
     """Bytes that had to be fetched for it."""
+    beside: tuple[Pulled, ...] = ()
+    """The further repositories of the preset."""
 
 
 def pull(
@@ -62,7 +64,7 @@ def pull(
     not have or does not give, DiskFull before anything is fetched, DownloadFailed when a later try
     may succeed.
     """
-    repository = _repository_of(spec, preset)
+    repository, *beside = _repositories_of(spec, preset)
     if settings.model_path:
         raise SettingsInvalid(
             "MODEL_PATH is set, so weights are taken from there and never from the hub's cache, "
@@ -75,13 +77,16 @@ def pull(
     except ImportError as exc:
         raise missing_package(spec, exc.name or "huggingface_hub") from exc
     endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-    with explaining(repository, endpoint):
-        pulled = _pull(repository, endpoint, Path(constants.HF_HUB_CACHE).expanduser(), tell)
-    find_weights(spec, settings, repo_id=repository.repo_id)
-    return pulled
+    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    pulled: list[Pulled] = []
+    for wanted in (*beside, repository):  # the largest last: it alone would not do
+        with explaining(wanted, endpoint):
+            pulled.append(_pull(wanted, endpoint, cache, tell))
+        find_weights(spec, settings, repo_id=wanted.repo_id)
+    return replace(pulled[-1], beside=tuple(pulled[:-1]))
 
 
-def _repository_of(spec: ModelSpec, preset: str) -> Repository:
+def _repositories_of(spec: ModelSpec, preset: str) -> tuple[Repository, ...]:
     if not spec.repositories:
         raise RequestRejected(f"the model {spec.name} has no weights, so there is nothing to pull")
     name = preset or next(iter(spec.presets))
@@ -90,7 +95,7 @@ def _repository_of(spec: ModelSpec, preset: str) -> Repository:
             f"the model {spec.name} has no preset {name[:40]!r}; choose one of: "
             f"{', '.join(spec.presets)}"
         )
-    return spec.repository(spec.presets[name].repo_id)
+    return spec.repositories_of(name)
 
 
 def _pull(repository: Repository, endpoint: str, cache: Path, tell: Tell) -> Pulled:
@@ -104,7 +109,8 @@ def _pull(repository: Repository, endpoint: str, cache: Path, tell: Tell) -> Pul
     gate = GATES.get(str(info.gated), "none")
     repository = replace(repository, gate=gate)
     at_gate = f"; gate: {gate} there" if gate != "none" else ""
-    tell(f"{repo_id}, {repository.revision}, commit {commit[:12]}")
+    named = f"{repository.revision}, " if repository.revision != commit else ""
+    tell(f"{repo_id}, {named}commit {commit[:12]}")
     tell(f"licence: {repository.licence}; read it at {endpoint}/{repo_id}{at_gate}")
 
     how: dict[str, Any] = {

@@ -12,18 +12,128 @@ from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
 from stillreel.models import ltx2_plans
 from stillreel.models.base import Backend, ModelSpec, Preset, Repository
-from stillreel.models.ltx2_weights import LORA, PARTS
+from stillreel.models.ltx2_layouts import LORA
+from stillreel.models.ltx2_weights import PARTS, UPSAMPLER
 from stillreel.models.memory import MemoryPlan
 from stillreel.settings import InferenceSettings
 
 
 def _files(*parts: str) -> tuple[str, ...]:
     """Of a pipeline folder, what `from_pretrained` reads of these parts, and the licence."""
-    weights = (f"{part}/*.{kind}" for part in parts for kind in ("json", "safetensors"))
-    return ("model_index.json", "LICENSE*", "tokenizer/*", *weights)
+    return ("model_index.json", "LICENSE*", "tokenizer/*", *_weights(*parts))
+
+
+def _weights(*parts: str) -> tuple[str, ...]:
+    return tuple(f"{part}/*.{kind}" for part in parts for kind in ("json", "safetensors"))
 
 
 WAN_FILES = _files("scheduler", "text_encoder", "transformer", "vae")
+NEWER_LTX_FILES = tuple(
+    # beside the shards lie the same connectors once more, in one file
+    "connectors/*-of-*.safetensors" if pattern == "connectors/*.safetensors" else pattern
+    for pattern in _files(*PARTS)
+)
+LTX_2 = ModelSpec(
+    name="ltx-2",
+    title="LTX-2 (video with audio)",
+    version="ltx-2-19b-3",
+    repo_id="Lightricks/LTX-2",
+    licence="LTX-2 Community License",
+    default_size=(1920, 1080),
+    grid=64,  # two stages: the first at half the size, itself a multiple of 32
+    frame_step=8,
+    fps=(24, 25, 30),
+    max_seconds=30.0,
+    native_seconds=20.0,  # as far as its positions reach (pos_embed_max_pos of its transformer)
+    presets={
+        "standard": Preset(
+            11, "Distilled, two stages: 8 steps at half size and 3 at full.", steps_fixed=True
+        ),
+        "one-stage": Preset(8, "Distilled, 8 steps at full size.", steps_fixed=True),
+        "dev": Preset(40, "The full weights with the official guidance: 4 times the work."),
+        "dev-two-stage": Preset(
+            43,
+            "40 guided steps at half size, then 3 distilled ones at full.",
+            steps_fixed=True,
+        ),
+    },
+    text_to_video=True,
+    audio=True,
+    stall_seconds=600.0,
+    backend="stillreel.models.ltx2:Ltx2Backend",
+    min_side=256,
+    suggested=((1280, 720), (1920, 1080), (2560, 1440), (3840, 2160)),
+    max_pixels=3840 * 2176,
+    pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+    repositories=(
+        Repository(
+            "Lightricks/LTX-2",
+            "LTX-2 Community License, and the Gemma Terms for its text encoder",
+            # beside the folders lie the same weights once more, in single files
+            files=(*_files(*PARTS, UPSAMPLER), LORA),
+            revision="47da56e2ad66ce4125a9922b4a8826bf407f9d0a",
+        ),
+    ),
+    plans=ltx2_plans.PLANS,
+)
+LTX_2_3 = replace(
+    LTX_2,
+    name="ltx-2.3",
+    title="LTX-2.3 (video with audio)",
+    version="ltx-2.3-22b-1",
+    repo_id="diffusers/LTX-2.3-Distilled-Diffusers",
+    presets={
+        "standard": replace(
+            LTX_2.presets["standard"], beside=("dg845/LTX-2.3-Spatial-Upsampler-Diffusers",)
+        ),
+        "one-stage": LTX_2.presets["one-stage"],
+        "dev": replace(LTX_2.presets["dev"], steps=30, repo_id="diffusers/LTX-2.3-Diffusers"),
+    },
+    repositories=(
+        Repository(
+            "diffusers/LTX-2.3-Distilled-Diffusers",
+            "LTX-2 Community License, and the Gemma Terms for its text encoder",
+            files=NEWER_LTX_FILES,
+            revision="432e0d3c2d1769aaa4d295f9243f7062bf6b47ee",
+        ),
+        Repository(
+            "diffusers/LTX-2.3-Diffusers",
+            "LTX-2 Community License, and the Gemma Terms for its text encoder",
+            files=NEWER_LTX_FILES,
+            revision="8eee8edcf067e838b843f926ec4d4cc9b2be1aaf",
+        ),
+        Repository(
+            "dg845/LTX-2.3-Spatial-Upsampler-Diffusers",
+            "LTX-2 Community License",
+            files=("model_index.json", "LICENSE*", *_weights(UPSAMPLER)),
+            pipelines=("LTX2LatentUpsamplePipeline",),
+        ),
+    ),
+    plans=ltx2_plans.NEWER_PLANS,
+)
+LTX_2_5 = replace(
+    LTX_2,
+    name="ltx-2.5",
+    title="LTX-2.5 (video with audio)",
+    version="ltx-2.5-22b-1",
+    repo_id="Lightricks/LTX-2.5-Diffusers",
+    licence="LTX-2.x Community License",
+    presets={
+        "standard": LTX_2.presets["standard"],
+        "one-stage": LTX_2.presets["one-stage"],
+        "dev": replace(LTX_2.presets["dev"], steps=30, files=_weights("transformer_full")),
+    },
+    repositories=(
+        Repository(
+            "Lightricks/LTX-2.5-Diffusers",
+            "LTX-2.x Community License, and the Gemma Terms for its text encoder",
+            files=(*NEWER_LTX_FILES, *_weights(UPSAMPLER)),
+            revision="426936f8b22dc28e4def61e515478b0b7e4a53cc",
+            gate="accept its terms",
+        ),
+    ),
+    plans=ltx2_plans.NEWER_PLANS,
+)
 
 MODELS: dict[ModelName, ModelSpec] = {
     "preview": ModelSpec(
@@ -75,10 +185,17 @@ MODELS: dict[ModelName, ModelSpec] = {
         pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanDMDPipeline"),
         repositories=(
             Repository(
-                "Wan-AI/Wan2.2-TI2V-5B-Diffusers", "Apache-2.0", files=WAN_FILES, gate="none"
+                "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+                "Apache-2.0",
+                files=WAN_FILES,
+                revision="b8fff7315c768468a5333511427288870b2e9635",
+                gate="none",
             ),
             Repository(
-                "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers", "Apache-2.0", files=WAN_FILES
+                "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",
+                "Apache-2.0",
+                files=WAN_FILES,
+                revision="3e187042a324f6f5fb68fd22110a78725253de8f",
             ),
         ),
         # Derived, not yet measured: transformer 10.0 GB, VAE 2.8 in float32, text encoder 11.4;
@@ -119,45 +236,9 @@ MODELS: dict[ModelName, ModelSpec] = {
             ),
         ),
     ),
-    "ltx-2": ModelSpec(
-        name="ltx-2",
-        title="LTX-2 (video with audio)",
-        version="ltx-2-19b-2",
-        repo_id="Lightricks/LTX-2",
-        licence="LTX-2 Community License",
-        default_size=(1920, 1080),
-        grid=64,  # two stages: the first at half the size, itself a multiple of 32
-        frame_step=8,
-        fps=(24, 25, 30),
-        max_seconds=20.0,
-        presets={
-            "standard": Preset(
-                11, "Distilled, two stages: 8 steps at half size and 3 at full.", steps_fixed=True
-            ),
-            "dev": Preset(40, "The full weights with the official guidance: 4 times the work."),
-            "dev-two-stage": Preset(
-                43,
-                "40 guided steps at half size, then 3 distilled ones at full.",
-                steps_fixed=True,
-            ),
-        },
-        text_to_video=True,
-        audio=True,
-        stall_seconds=600.0,
-        backend="stillreel.models.ltx2:Ltx2Backend",
-        min_side=256,
-        max_pixels=3840 * 2176,
-        pipelines=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
-        repositories=(
-            Repository(
-                "Lightricks/LTX-2",
-                "LTX-2 Community License, and the Gemma Terms for its text encoder",
-                # beside the folders lie the same weights once more, in single files
-                files=(*_files(*PARTS), LORA),
-            ),
-        ),
-        plans=ltx2_plans.PLANS,
-    ),
+    "ltx-2": LTX_2,
+    "ltx-2.3": LTX_2_3,
+    "ltx-2.5": LTX_2_5,
     "remote": ModelSpec(
         name="remote",
         title="Remote (a video server elsewhere)",
@@ -181,7 +262,11 @@ MODELS: dict[ModelName, ModelSpec] = {
         elsewhere=True,
     ),
 }
-"""All models by name. The first preset and the first fps of a model are its defaults."""
+"""All models by name. The first preset and the first fps of a model are its defaults.
+
+The commits that weights are taken from are those that other public projects name for them, at least
+two each; they have not been fetched for this project yet (docs/models.md). For one none was found.
+"""
 
 
 def get_model(name: str) -> ModelSpec:

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from stillreel.errors import ModelUnavailable
-from stillreel.models.base import ModelSpec
+from stillreel.models.base import ModelSpec, Repository
 from stillreel.settings import InferenceSettings
 
 INDEX = "model_index.json"
@@ -28,8 +28,30 @@ def find_weights(spec: ModelSpec, settings: InferenceSettings, *, repo_id: str =
         folder = _in_model_path(Path(settings.model_path).expanduser(), spec, repo_id)
     else:
         folder = _in_cache(spec, repo_id)
-    _check_class(folder, spec)
+    _check_class(folder, spec, spec.repository(repo_id))
     return folder
+
+
+def find_preset(spec: ModelSpec, settings: InferenceSettings) -> str:
+    """The first preset whose weights are on this host; raises ModelUnavailable for none."""
+    missing: list[ModelUnavailable] = []
+    for name, preset in spec.presets.items():
+        try:
+            find_weights(spec, settings, repo_id=preset.repo_id)
+        except ModelUnavailable as exc:
+            missing.append(exc)
+        else:
+            return name
+    raise missing[0]
+
+
+def find_beside(spec: ModelSpec, settings: InferenceSettings, preset: str) -> list[Path]:
+    """The folders of the repositories beside that of a preset, as far as they are on this host."""
+    found: list[Path] = []
+    for repo_id in spec.presets[preset].beside:
+        with suppress(ModelUnavailable):
+            found.append(find_weights(spec, settings, repo_id=repo_id))
+    return found
 
 
 def has_weights(spec: ModelSpec, settings: InferenceSettings) -> bool:
@@ -41,10 +63,9 @@ def has_weights(spec: ModelSpec, settings: InferenceSettings) -> bool:
         return bool(settings.remote_url)
     if not spec.pipelines:
         return True
-    for repo_id in {preset.repo_id for preset in spec.presets.values()}:
-        with suppress(ModelUnavailable):
-            find_weights(spec, settings, repo_id=repo_id)
-            return True
+    with suppress(ModelUnavailable):
+        find_preset(spec, settings)
+        return True
     return False
 
 
@@ -97,9 +118,9 @@ def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
         from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as exc:
         raise missing_package(spec, exc.name or "huggingface_hub") from exc
+    repository = spec.repository(repo_id)
     try:
         # Without the patterns, what was not asked for would count as missing.
-        repository = spec.repository(repo_id)
         found = snapshot_download(
             repo_id,
             revision=repository.revision,
@@ -110,9 +131,24 @@ def _in_cache(spec: ModelSpec, repo_id: str) -> Path:
     except LocalEntryNotFoundError as exc:
         raise ModelUnavailable(
             f"The weights of {repo_id} for the model {spec.name} are not on this host, or not all "
-            f"of them. Run: {_pull_of(spec, repo_id)}, or set MODEL_PATH to the folder that has "
-            "them."
+            f"of them{_other_commits(repository)}. Run: {_pull_of(spec, repo_id)}, or set "
+            "MODEL_PATH to the folder that has them."
         ) from exc
+
+
+def _other_commits(repository: Repository) -> str:
+    """What the cache has of a repository instead of the revision that is looked for."""
+    from huggingface_hub import constants
+
+    name = f"models--{repository.repo_id.replace('/', '--')}"
+    snapshots = Path(constants.HF_HUB_CACHE).expanduser() / name / "snapshots"
+    there = sorted(path.name for path in snapshots.glob("*") if path.name != repository.revision)
+    if not there:
+        return ""
+    return (
+        f": this release takes {repository.revision[:12]}, and {', '.join(c[:12] for c in there)} "
+        "is there, of which a pull keeps what is the same"
+    )
 
 
 def _pull_of(spec: ModelSpec, repo_id: str) -> str:
@@ -123,12 +159,13 @@ def _pull_of(spec: ModelSpec, repo_id: str) -> str:
     return f"stillreel models pull {spec.name}{option}"
 
 
-def _check_class(folder: Path, spec: ModelSpec) -> None:
+def _check_class(folder: Path, spec: ModelSpec, repository: Repository) -> None:
     found = _read_json(folder / INDEX).get("_class_name")
-    if found not in spec.pipelines:
+    allowed = repository.pipelines or spec.pipelines
+    if found not in allowed:
         raise ModelUnavailable(
             f"The weights found for the model {spec.name} are a {found}, and it needs a "
-            f"{' or a '.join(spec.pipelines)}: this is the folder of another family. Run: "
+            f"{' or a '.join(allowed)}: this is the folder of another family. Run: "
             f"stillreel models pull {spec.name}, or set MODEL_PATH to the right folder."
         )
 

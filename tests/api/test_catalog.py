@@ -38,6 +38,9 @@ def test_a_form_can_be_built_from_the_models(every_model: Api) -> None:
     assert wan["sizes"]["only"] == [{"width": 1280, "height": 704}, {"width": 704, "height": 1280}]
     assert [preset["name"] for preset in wan["presets"]] == ["standard", "fast"]
     assert (ltx["audio"], ltx["sizes"]["grid"], ltx["fps"]) == (True, 64, [24, 25, 30])
+    assert [size["height"] for size in ltx["sizes"]["suggested"]] == [720, 1080, 1440, 2160]
+    assert ltx["durations"] == {"default": 5.0, "max": 30.0, "native": 20.0}
+    assert wan["durations"]["native"] == wan["durations"]["max"] == 5.0
     assert (ltx["default"], wan["default"]) == (True, False)
     assert all(m["image_to_video"] and m["text_to_video"] for m in found.values())
     assert found["preview"]["codecs"] == ["h264", "av1"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHOICES = {
     "style": ["", *get_styles()],
-    "model": ["preview", "wan-2.2", "ltx-2"],
+    "model": ["preview", "wan-2.2", "ltx-2", "ltx-2.3", "ltx-2.5", "remote"],
     "codec": ["h264", "av1"],
     "quality": ["standard", "high"],
 }

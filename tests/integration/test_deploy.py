@@ -26,7 +26,7 @@ from stillreel.project import project_dir
 from tests.integration.conftest import Bucket
 from tests.stack import Stack, env_of
 
-POOLS = {"local", "g5", "a100", "control"}
+POOLS = {"local", "g5", "a100", "a100-ltx-2.3", "a100-ltx-2.5", "control"}
 
 
 def test_deploying_again_changes_nothing(stack: Stack, bucket: Bucket) -> None:
@@ -43,6 +43,8 @@ def test_deploying_again_changes_nothing(stack: Stack, bucket: Bucket) -> None:
         "generate-video/remote-local",
         "generate-video/wan-2.2-g5",
         "generate-video/ltx-2-a100",
+        "generate-video/ltx-2.3-a100",
+        "generate-video/ltx-2.5-a100",
     ]
     assert described(stack) == before
 

@@ -52,3 +52,12 @@ def ltx_folder(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) ->
     from tests.models import tiny_ltx2
 
     return tiny_ltx2.build(tmp_path_factory.mktemp("weights") / "LTX-2")
+
+
+@pytest.fixture(scope="session")
+def ltx25_folder(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder of LTX-2.5's layout, as the hub has it; do not write into it."""
+    from tests.models import tiny_ltx2
+
+    folder = tmp_path_factory.mktemp("weights") / "LTX-2.5-Diffusers"
+    return tiny_ltx2.build(folder, layout="2.5", layers=30)

@@ -64,8 +64,12 @@ class Hub:
         folder: Path,
         more: Mapping[str, bytes] | None = None,
         gated: bool | str = False,
+        commit: str = "",
     ) -> str:
-        """Make the files of a folder, and more, a new commit of a repository; its hash."""
+        """Make the files of a folder, and more, a new commit of a repository; its hash.
+
+        Which is `commit`, if that is given.
+        """
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
@@ -73,7 +77,7 @@ class Hub:
         }
         repo = self.repos.setdefault(repo_id, Repo())
         repo.gated = gated
-        commit = f"{len(repo.commits) + 1:x}".rjust(40, "c")
+        commit = commit or f"{len(repo.commits) + 1:x}".rjust(40, "c")
         repo.commits[commit] = files | dict(more or {})
         return commit
 

@@ -40,6 +40,7 @@ def receipt_of(folder: Path, made: dict[str, Any]) -> dict[str, Any]:
     [
         ("wan-2.2", ["--duration", "0.2"], (1280, 704), 9),
         ("ltx-2", ["--duration", "0.3", "--width", "256", "--height", "256"], (256, 256), 9),
+        ("ltx-2.5", ["--duration", "0.3", "--width", "256", "--height", "256"], (256, 256), 9),
     ],
 )
 def test_a_photo_becomes_a_video(
@@ -50,7 +51,8 @@ def test_a_photo_becomes_a_video(
     size: tuple[int, int],
     frames: int,
 ) -> None:
-    weights: Path = request.getfixturevalue("wan_folder" if model == "wan-2.2" else "ltx_folder")
+    fixture = {"wan-2.2": "wan_folder", "ltx-2": "ltx_folder", "ltx-2.5": "ltx25_folder"}[model]
+    weights: Path = request.getfixturevalue(fixture)
     tiny_image(640, 480).save(tmp_path / "photo.png")
     order = ["photo.png", "--prompt", "waves", "--model", model, "--seed", "3", *options]
     done = stillreel(tmp_path, "generate", *order, "--json", MODEL_PATH=str(weights))
@@ -60,7 +62,8 @@ def test_a_photo_becomes_a_video(
         stream = movie.streams.video[0]
         assert (stream.width, stream.height) == size
         assert len(list(movie.decode(stream))) == frames
-        assert len(movie.streams.audio) == (model == "ltx-2")
+        rates = {"wan-2.2": [], "ltx-2": [24000], "ltx-2.5": [48000]}[model]
+        assert [stream.rate for stream in movie.streams.audio] == rates
     receipt = receipt_of(tmp_path, made)
     assert receipt["model"]["name"] == model
     assert receipt["model"]["plan"] == "cpu"

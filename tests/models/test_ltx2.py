@@ -23,7 +23,7 @@ from stillreel.job import JobSpec, Phase, Shot
 from stillreel.models.base import Decoded, Generated, LatentArrays
 from stillreel.models.embeddings import EmbeddingCache, key_of
 from stillreel.models.ltx2 import Ltx2Backend
-from stillreel.models.ltx2_weights import LORA
+from stillreel.models.ltx2_layouts import LORA
 from stillreel.models.registry import MODELS
 from stillreel.models.shots import resolve
 from stillreel.models.styles import find_style
@@ -200,7 +200,7 @@ def test_the_second_stage_begins_with_the_image_at_its_full_size(backend: Ltx2Ba
     arrays = backend.generate(shot_of(), image_of(), quiet).arrays
     networks = backend._networks
     assert networks
-    pixels = torch.from_numpy(np.array(_compressed(image_of()))).permute(2, 0, 1)[None, :, None]
+    pixels = torch.from_numpy(np.array(_compressed(image_of(), 33))).permute(2, 0, 1)[None, :, None]
     with torch.no_grad():
         still = networks.small("vae").encode(pixels / 127.5 - 1).latent_dist.mode().numpy()
     np.testing.assert_allclose(arrays["video"][:, :, :1], still, atol=1e-4)
@@ -359,7 +359,12 @@ def _of_the_old_family(folder: Path) -> str:
     return "LTXImageToVideoPipeline"
 
 
-@pytest.mark.parametrize("spoil", [_without_lora, _without_upsampler, _of_the_old_family])
+def _without_vocoder(folder: Path) -> str:
+    shutil.rmtree(folder / "vocoder")
+    return "vocoder/"
+
+
+@pytest.mark.parametrize("spoil", [_without_vocoder, _of_the_old_family])
 def test_a_folder_that_is_not_all_of_ltx_2_is_refused_at_load(
     ltx_folder: Path, tmp_path: Path, spoil: Callable[[Path], str]
 ) -> None:
@@ -370,6 +375,23 @@ def test_a_folder_that_is_not_all_of_ltx_2_is_refused_at_load(
         backend_of(copy)
 
 
+@pytest.mark.parametrize("spoil", [_without_lora, _without_upsampler])
+def test_a_preset_whose_part_is_missing_is_refused_before_any_work(
+    ltx_folder: Path, tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    copy = tmp_path / "LTX-2"
+    shutil.copytree(ltx_folder, copy)
+    missing = spoil(copy)
+    backend, seen = backend_of(copy), list[Step]()
+    said = rf"{missing} are not there.*models pull ltx-2 --preset standard.*one-stage"
+    with pytest.raises(ModelUnavailable, match=said):
+        backend.generate(shot_of(), None, lambda *step: seen.append(step))
+    assert seen == []
+    if missing != LORA:
+        made = backend.generate(shot_of("one-stage"), None, quiet)
+        assert made.arrays["video"].shape == (1, 8, 3, 2, 4)
+
+
 @pytest.mark.parametrize("package", ["peft", "av", "accelerate", "diffusers"])
 def test_a_missing_package_is_named_at_load(
     ltx_folder: Path, package: str, monkeypatch: pytest.MonkeyPatch
@@ -377,17 +399,6 @@ def test_a_missing_package_is_named_at_load(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModelUnavailable, match=f"'{package}'"):
         backend_of(ltx_folder)
-
-
-def test_the_newer_layout_sounds_at_its_own_rate(tmp_path: Path) -> None:
-    """The same classes serve 2.3: the rate is read, never assumed."""
-    from tests.models import tiny_ltx2
-
-    backend = backend_of(tiny_ltx2.build(tmp_path / "LTX-2.3", layout="2.3"))
-    generated = backend.generate(shot_of(), image_of(), quiet)
-    decoded = backend.decode(shot_of(), generated.arrays)
-    assert decoded.audio is not None
-    assert (decoded.audio.shape, decoded.sample_rate) == ((34000, 2), 48000)
 
 
 def test_the_whole_life_of_a_backend_ends_with_nothing_held(ltx_folder: Path) -> None:

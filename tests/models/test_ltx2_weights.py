@@ -146,7 +146,9 @@ def _made_by(backend: Ltx2Backend, plan: str) -> dict[str, np.ndarray]:
     assert networks
     (found,) = (known for known in PLANS if known.name == plan)
     shot = shot_of()
-    return backend._generate(shot, image_of(), quiet, STAGES["standard"], found).arrays
+    return backend._generate(
+        shot, image_of(), quiet, STAGES["standard"], [shot.frames], found
+    ).arrays
 
 
 def test_fp8_stores_the_blocks_alone_and_halves_them(ltx_folder: Path) -> None:
@@ -215,7 +217,7 @@ def test_out_of_memory_falls_back_to_the_next_plan_and_says_so(ltx_folder: Path)
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
     def work(plan: MemoryPlan) -> Generated:
-        return backend._generate(shot_of(), image_of(), fail_once, STAGES["standard"], plan)
+        return backend._generate(shot_of(), image_of(), fail_once, STAGES["standard"], [17], plan)
 
     found = run_with_fallback(PLANS, PLANS[0], torch.device("cpu"), work)
     assert found.plan == "bf16"
@@ -236,6 +238,7 @@ def test_out_of_memory_falls_back_to_the_next_plan_and_says_so(ltx_folder: Path)
         (A100_40, "dev-two-stage", (1920, 1088), 5, "streamed"),
         (A100_40, "standard", (1920, 1088), 20, "streamed"),
         (A10G, "standard", (1920, 1088), 5, "streamed"),
+        (A100_40, "standard", (1920, 1088), 30, "streamed"),  # two segments of 15 s
         (A10G, "standard", (1920, 1088), 20, ""),
         (A100_40, "standard", (3840, 2176), 10, ""),
     ],

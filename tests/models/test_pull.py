@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,26 @@ from stillreel.errors import (
 )
 from stillreel.models.base import ModelSpec
 from stillreel.models.installed import Note, find_installed, read_note
-from stillreel.models.ltx2_weights import LORA, Networks
+from stillreel.models.ltx2_layouts import LORA
+from stillreel.models.ltx2_weights import Networks
 from stillreel.models.pull import Pulled, pull
 from stillreel.models.registry import MODELS
 from stillreel.models.wan22_weights import Wan22Weights
-from stillreel.models.weights import find_weights
+from stillreel.models.weights import find_beside, find_weights
 from stillreel.settings import InferenceSettings
 from tests.models.loopback_hub import GOOD_TOKEN, Hub
 from tests.models.test_generate import stillreel
 
-WAN, LTX = MODELS["wan-2.2"], MODELS["ltx-2"]
+
+def on_main(spec: ModelSpec) -> ModelSpec:
+    """The model as it would be with the branch `main` in the place of its commits."""
+    repositories = tuple(replace(known, revision="main") for known in spec.repositories)
+    return replace(spec, repositories=repositories)
+
+
+PINNED = MODELS["wan-2.2"]
+COMMIT = PINNED.repository().revision
+WAN, LTX = on_main(PINNED), on_main(MODELS["ltx-2"])
 SETTINGS = InferenceSettings.model_validate({"model_path": ""})
 SHARD = "transformer/diffusion_pytorch_model.safetensors"
 NOT_OURS = {"README.md": b"# Read me", "assets/logo.png": b"\x89PNG", ".gitattributes": b"*"}
@@ -112,6 +123,45 @@ def test_a_preset_with_weights_of_its_own_gets_those(hub: Hub, wan_folder: Path)
         find_weights(WAN, SETTINGS)
 
 
+def test_what_a_preset_takes_from_beside_its_repository_comes_with_it(
+    hub: Hub, tmp_path: Path
+) -> None:
+    from tests.models import tiny_ltx2
+
+    spec = on_main(MODELS["ltx-2.3"])
+    own = tiny_ltx2.build(tmp_path / "own", layout="2.3")
+    (upsampler,) = spec.presets["standard"].beside
+    hub.publish(spec.repo_id, own, {"connectors/diffusion_pytorch_model.safetensors": b"again"})
+    with pytest.raises(ModelUnavailable, match=r"Spatial-Upsampler.*404"):
+        pulled(hub, spec)
+    hub.publish(upsampler, tiny_ltx2.build_upsampler(tmp_path / "beside"))
+    done = pulled(hub, spec)
+    (other,) = done.beside
+    assert (other.repository.repo_id, done.repository.repo_id) == (upsampler, spec.repo_id)
+    assert sorted(path.name for path in other.folder.iterdir()) == [
+        "latent_upsampler",
+        "model_index.json",
+    ]
+    assert find_beside(spec, SETTINGS, "standard") == [other.folder]
+    assert find_beside(spec, SETTINGS, "one-stage") == []
+    assert find_installed(spec, spec.repository(upsampler), SETTINGS)
+    assert spec.presets_of(upsampler) == ("standard",)
+
+
+def test_files_that_only_one_preset_needs_come_with_that_one(hub: Hub, tmp_path: Path) -> None:
+    from tests.models import tiny_ltx2
+
+    spec = on_main(MODELS["ltx-2.5"])
+    hub.publish(spec.repo_id, tiny_ltx2.build(tmp_path / "own", layout="2.5"))
+    folder = pulled(hub, spec).folder
+    assert not (folder / "transformer_full").exists()
+    assert (folder / "latent_upsampler").is_dir()
+    hub.asked.clear()
+    assert pulled(hub, spec, preset="dev").folder == folder
+    assert {name.partition("/")[0] for name in hub.got()} == {"transformer_full"}
+    assert find_weights(spec, SETTINGS) == folder
+
+
 def test_pulling_again_fetches_nothing(hub: Hub, wan_folder: Path) -> None:
     hub.publish(WAN.repo_id, wan_folder)
     first = pulled(hub)
@@ -130,6 +180,57 @@ def test_a_new_commit_fetches_only_what_changed(hub: Hub, wan_folder: Path, tmp_
     assert hub.got() == ["scheduler/new.json"]
     assert done.fetched == 2
     assert find_weights(WAN, SETTINGS).name == newer
+
+
+def test_the_commit_of_the_registry_is_what_comes_and_is_found_whatever_main_is(
+    hub: Hub, wan_folder: Path
+) -> None:
+    hub.publish(PINNED.repo_id, wan_folder, commit=COMMIT)
+    hub.publish(PINNED.repo_id, wan_folder, {SHARD: b"newer"})
+    done = pulled(hub, PINNED)
+    assert (done.commit, done.folder.name) == (COMMIT, COMMIT)
+    assert files_in(done.folder) == files_in(wan_folder)
+    assert find_weights(PINNED, SETTINGS) == done.folder
+    assert not (done.folder.parents[1] / "refs").exists()
+
+
+def test_weights_that_were_pulled_as_main_are_found_where_main_was_that_commit(
+    hub: Hub, wan_folder: Path
+) -> None:
+    hub.publish(PINNED.repo_id, wan_folder, commit=COMMIT)
+    before = pulled(hub, WAN)
+    assert find_weights(PINNED, SETTINGS) == before.folder
+    hub.asked.clear()
+    assert pulled(hub, PINNED).fetched == 0
+    assert hub.got() == []
+
+
+def test_another_commit_in_the_cache_is_named_and_a_pull_fetches_what_differs(
+    hub: Hub, wan_folder: Path
+) -> None:
+    main = hub.publish(PINNED.repo_id, wan_folder)
+    mine = pulled(hub, WAN).folder
+    said = rf"takes {COMMIT[:12]}, and {main[:12]} is there.*models pull wan-2\.2"
+    with pytest.raises(ModelUnavailable, match=said):
+        find_weights(PINNED, SETTINGS)
+    assert find_weights(PINNED, InferenceSettings.model_validate({"model_path": str(mine)})) == mine
+    hub.publish(PINNED.repo_id, wan_folder, {"scheduler/new.json": b"{}"}, commit=COMMIT)
+    hub.asked.clear()
+    done = pulled(hub, PINNED)
+    assert hub.got() == ["scheduler/new.json"]
+    assert find_weights(PINNED, SETTINGS) == done.folder
+
+
+@pytest.mark.parametrize("spoiled", ["broken", "wrong"])
+def test_a_pinned_commit_that_did_not_come_whole_is_not_taken(
+    hub: Hub, wan_folder: Path, spoiled: str
+) -> None:
+    hub.publish(PINNED.repo_id, wan_folder, commit=COMMIT)
+    getattr(hub, spoiled).add(SHARD)
+    with pytest.raises(DownloadFailed):
+        pulled(hub, PINNED)
+    with pytest.raises(ModelUnavailable, match="or not all"):
+        find_weights(PINNED, SETTINGS)
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_was(
@@ -306,7 +407,7 @@ def test_weights_that_came_in_another_way_are_installed_without_a_note(
 
 
 def test_the_commands_pull_and_list(hub: Hub, wan_folder: Path, tmp_path: Path) -> None:
-    commit = hub.publish(WAN.repo_id, wan_folder, gated="auto")
+    commit = hub.publish(WAN.repo_id, wan_folder, gated="auto", commit=COMMIT)
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_TOKEN": GOOD_TOKEN}
     done = stillreel(tmp_path, "models", "pull", "wan-2.2", "--json", **env)
     assert done.returncode == 0, done.stderr
@@ -322,10 +423,11 @@ def test_the_commands_pull_and_list(hub: Hub, wan_folder: Path, tmp_path: Path) 
 
     shown = stillreel(tmp_path, "models", "list", **env)
     assert shown.returncode == 0, shown.stderr
-    head, wan, fast, ltx = shown.stdout.splitlines()
+    head, wan, fast, ltx, *_ = shown.stdout.splitlines()
     assert head.split()[:2] == ["weights", "of"]
     assert wan.split()[:3] == ["wan-2.2", "standard", "yes"]
-    assert f"main ({commit[:12]})" in wan
+    assert commit[:12] in wan
+    assert commit not in wan
     assert "accept its terms" in wan
     assert fast.split()[:3] == ["wan-2.2", "fast", "no"]
     assert ltx.split()[0] == "ltx-2"
@@ -341,7 +443,8 @@ def test_the_commands_pull_and_list(hub: Hub, wan_folder: Path, tmp_path: Path) 
 def test_a_refusal_ends_the_command_with_2_and_one_line(
     hub: Hub, ltx_folder: Path, tmp_path: Path
 ) -> None:
-    hub.publish(LTX.repo_id, ltx_folder, gated="auto")
+    commit = MODELS["ltx-2"].repository().revision
+    hub.publish(LTX.repo_id, ltx_folder, gated="auto", commit=commit)
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_other"}
     done = stillreel(tmp_path, "models", "pull", "ltx-2", **env)
     assert done.returncode == cli.EXIT_USAGE

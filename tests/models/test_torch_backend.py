@@ -124,9 +124,7 @@ def test_weights_are_found_in_the_cache_of_the_hub(
     with pytest.raises(ModelUnavailable, match=r"Wan-AI/Wan2\.2-TI2V-5B.*models pull wan-2\.2"):
         find_weights(SPEC, settings)
     repository = tmp_path / "models--Wan-AI--Wan2.2-TI2V-5B-Diffusers"
-    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot = repository / "snapshots" / SPEC.repository().revision
     snapshot.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("a" * 40)
     (snapshot / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
     assert find_weights(SPEC, settings) == snapshot

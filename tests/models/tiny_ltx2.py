@@ -10,7 +10,7 @@ from pathlib import Path
 from string import ascii_letters
 from typing import Any, Literal
 
-Layout = Literal["2.0", "2.3"]
+Layout = Literal["2.0", "2.3", "2.5"]
 
 HEADS, HEAD_DIM, AUDIO_HEAD_DIM = 2, 8, 4
 CAPTION = 16
@@ -21,37 +21,57 @@ LORA_NAME = "ltx-2-19b-distilled-lora-384.safetensors"
 
 
 def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 0) -> Path:
-    """The folder of a tiny pipeline with its upsampler and its LoRA; a few MB, some seconds."""
+    """The folder of a tiny pipeline; a few MB, some seconds.
+
+    2.0 comes with its upsampler and its LoRA, 2.3 with neither, 2.5 with its upsampler and a dev
+    transformer, which then is the one that has so many layers.
+    """
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, LTX2Pipeline
-    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 
     torch.manual_seed(seed)
+    for_dev: dict[str, Any] = {"use_dynamic_shifting": True, "shift_terminal": 0.1}
     scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True,
         base_shift=0.95,
         max_shift=2.05,
         base_image_seq_len=1024,
         max_image_seq_len=4096,
-        shift_terminal=0.1,
+        **({} if layout == "2.5" else for_dev),
     )
     pipeline = LTX2Pipeline(
         scheduler=scheduler,
         vae=_vae(),
         audio_vae=_audio_vae(),
-        text_encoder=_text_encoder(),
+        text_encoder=_text_encoder_4() if layout == "2.5" else _text_encoder(),
         tokenizer=_tokenizer(),
         connectors=_connectors(layout),
-        transformer=_transformer(layout, layers),
+        transformer=_transformer(layout, 2 if layout == "2.5" else layers),
         vocoder=_vocoder(layout),
     )
     pipeline.save_pretrained(folder)
-    upsampler = LTX2LatentUpsamplerModel(
+    if layout != "2.3":
+        _upsampler().save_pretrained(folder / "latent_upsampler")
+    if layout == "2.0":
+        _save_lora(folder / LORA_NAME, pipeline.transformer)
+    if layout == "2.5":
+        _transformer(layout, layers).save_pretrained(folder / "transformer_full")
+    return folder
+
+
+def build_upsampler(folder: Path) -> Path:
+    """The folder that 2.3 takes its upsampler from: a pipeline of that and the VAE."""
+    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplePipeline
+
+    LTX2LatentUpsamplePipeline(vae=_vae(), latent_upsampler=_upsampler()).save_pretrained(folder)
+    return folder
+
+
+def _upsampler() -> Any:
+    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
+
+    return LTX2LatentUpsamplerModel(
         in_channels=LATENT_CHANNELS, mid_channels=32, num_blocks_per_stage=1
     )
-    upsampler.save_pretrained(folder / "latent_upsampler")
-    _save_lora(folder / LORA_NAME, pipeline.transformer)
-    return folder
 
 
 def _tokenizer() -> Any:
@@ -95,11 +115,33 @@ def _text_encoder() -> Any:
     return Gemma3ForConditionalGeneration(config).eval()
 
 
+def _text_encoder_4() -> Any:
+    from transformers import Gemma4UnifiedConfig, Gemma4UnifiedForConditionalGeneration
+
+    config = Gemma4UnifiedConfig(
+        text_config={
+            "vocab_size": 512,
+            "hidden_size": CAPTION,
+            "intermediate_size": 32,
+            "num_hidden_layers": TEXT_LAYERS,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "global_head_dim": 16,  # other than head_dim, as in the real one
+            "sliding_window": 64,
+            "max_position_embeddings": 1024,
+        },
+        vision_config=None,
+        audio_config=None,
+    )
+    return Gemma4UnifiedForConditionalGeneration(config).eval()
+
+
 def _connectors(layout: Layout) -> Any:
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
     newer: dict[str, Any] = {}
-    if layout == "2.3":
+    if layout != "2.0":
         newer = {
             "audio_connector_attention_head_dim": AUDIO_HEAD_DIM,
             "video_gated_attn": True,
@@ -130,7 +172,7 @@ def _transformer(layout: Layout, layers: int) -> Any:
     from diffusers import LTX2VideoTransformer3DModel
 
     newer: dict[str, Any] = {}
-    if layout == "2.3":
+    if layout != "2.0":
         newer = {
             "gated_attn": True,
             "cross_attn_mod": True,
@@ -139,6 +181,8 @@ def _transformer(layout: Layout, layers: int) -> Any:
             "use_prompt_embeddings": False,
             "perturbed_attn": True,
         }
+    if layout == "2.5":
+        newer |= {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
     common = {
         "in_channels": LATENT_CHANNELS,
         "out_channels": LATENT_CHANNELS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import get_args
 import pytest
 
 from stillreel.errors import ModelUnavailable
-from stillreel.job import JobSpec, ModelName
+from stillreel.job import DURATION_LIMIT, JobSpec, ModelName
 from stillreel.models import shots
 from stillreel.models.base import ModelSpec
 from stillreel.models.preview import PreviewBackend
@@ -48,9 +49,30 @@ def test_all_listed_sizes_of_a_model_lie_on_its_grid(model: ModelSpec) -> None:
 
 @EACH_MODEL
 def test_the_weights_of_each_preset_have_a_repository(model: ModelSpec) -> None:
-    wanted = {preset.repo_id or model.repo_id for preset in model.presets.values()} - {""}
-    assert {repository.repo_id for repository in model.repositories} == wanted
+    used = [model.repositories_of(name) for name in model.presets if model.repositories]
+    assert {one.repo_id for several in used for one in several} == {
+        repository.repo_id for repository in model.repositories
+    }
+    assert [several[0].repo_id for several in used] == [
+        preset.repo_id or model.repo_id for preset in model.presets.values() if model.repositories
+    ]
     assert all(repository.licence for repository in model.repositories)
+
+
+@EACH_MODEL
+def test_weights_are_taken_from_whole_commits(model: ModelSpec) -> None:
+    unknown = {"dg845/LTX-2.3-Spatial-Upsampler-Diffusers"}
+    moving = {r.repo_id for r in model.repositories if not re.fullmatch("[0-9a-f]{40}", r.revision)}
+    assert moving <= unknown
+
+
+@EACH_MODEL
+def test_suggested_sizes_and_the_longest_piece_are_within_the_limits(model: ModelSpec) -> None:
+    for width, height in model.suggested:
+        order = JobSpec(prompt="a lake", model=model.name, width=width, height=height)
+        shot = shots.resolve(order, model, job_id="job_12345678", image_size=None)
+        assert (shot.crop_width, shot.crop_height, shot.warnings) == (width, height, ())
+    assert model.native_seconds <= model.max_seconds <= DURATION_LIMIT
 
 
 def test_a_model_that_does_not_exist_is_refused_with_those_that_do() -> None:
