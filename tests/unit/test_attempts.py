@@ -141,9 +141,7 @@ def test_any_reason_can_be_read_again(reason: str, in_round: int) -> None:
         ("COMPLETED", "", False, False),
     ],
 )
-def test_what_another_attempt_may_mend(
-    kind: str, message: str, passes: bool, outage: bool
-) -> None:
+def test_what_another_attempt_may_mend(kind: str, message: str, passes: bool, outage: bool) -> None:
     assert (can_pass(kind, message), is_outage(kind, message)) == (passes, outage)
 
 
