@@ -8,13 +8,14 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from stillreel.errors import JobCancelled, JobExpired, PrefectUnavailable, StaleExecution
 from stillreel.job import job_id_of
 from stillreel.jobs import marks
+from stillreel.jobs.attempts import was_started_again
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,17 @@ def assert_current(execution: Execution) -> None:
     """Raise StaleExecution when the run has ended or another execution has taken over.
 
     Prefect has no fencing: a process that was paused, or cut off from the server, goes on when
-    its successor already works, and one that starts takes even a run that has ended. Call this
-    before anything that others can see. Raises JobCancelled when somebody has asked for the end of
+    its successor already works, and one that starts takes even a run that has ended. A round that
+    is settled has ended, unless somebody has had the run started again since. Call this before
+    anything that others can see. Raises JobCancelled when somebody has asked for the end of
     the job, JobExpired when its first start came after its deadline, and PrefectUnavailable when
     the server cannot be asked.
     """
     try:
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(UUID(execution.run_id))
+            settled_at = _settled_at(run)
+            states = client.read_flow_run_states(run.id) if settled_at else []
     except ObjectNotFound as exc:
         raise StaleExecution("the run was deleted") from exc
     except (httpx.HTTPError, PrefectException) as exc:
@@ -59,6 +63,8 @@ def assert_current(execution: Execution) -> None:
     if state is None or not (state.is_running() or state.is_cancelling()):
         name = state.name if state else "unknown"
         raise StaleExecution(f"the run is {name}, not running")
+    if settled_at and not was_started_again([_plain(s) for s in states], settled_at):
+        raise StaleExecution("the job has ended, and nobody has had it tried again")
     if _label(run, marks.CANCELLED):
         raise JobCancelled
     if _started_late(run):
@@ -82,6 +88,17 @@ def _started_late(run: FlowRun) -> bool:
     if not deadline or run.run_count > 1:
         return False
     return (run.start_time or datetime.now(UTC)) > datetime.fromisoformat(deadline)
+
+
+def _settled_at(run: FlowRun) -> datetime | None:
+    """When the round of this run was over for good; None while it is open."""
+    is_settled = run.labels.get(marks.SETTLED) == int(_label(run, marks.ROUND) or 1)
+    at = _label(run, marks.END_AT)
+    return datetime.fromisoformat(at) if is_settled and at else None
+
+
+def _plain(state: State) -> dict[str, str]:
+    return {"type": str(state.type.value), "timestamp": state.timestamp.isoformat()}
 
 
 def _label(run: FlowRun, name: str) -> str:

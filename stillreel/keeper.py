@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 from stillreel.api.services import Services, build_services
 from stillreel.audit import auditing
 from stillreel.chores.copy_images import AT_ONCE, CopyImages
+from stillreel.chores.dead_runs import DeadRuns
 from stillreel.chores.deadlines import Deadlines
 from stillreel.chores.lifetimes import Lifetimes
+from stillreel.chores.reopen import Reopen
+from stillreel.chores.revive import Revive
 from stillreel.chores.tally import Tally
 from stillreel.errors import PrefectUnavailable, StillreelError
 from stillreel.jobs import marks
 from stillreel.jobs.erase import erase_due
 from stillreel.jobs.record import Record
+from stillreel.leader import Leader
 from stillreel.notifications import deliver_due
 from stillreel.prefect_api import IN_BACKGROUND, connect
 from stillreel.settings import Settings
@@ -38,19 +42,29 @@ class Chore:
     name: str
     work: Callable[[], Awaitable[None]]
     is_woken: bool = False
-    """Whether a poke has it done at once, and not in its next round only."""
+    """Whether a poke has it done at once, and also where another keeper leads."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Keeper:
-    """Does each chore every `keeper_seconds`; none waits for another, or ends with its failure."""
+    """Does each chore every `keeper_seconds`; none waits for another, or ends with its failure.
 
-    def __init__(self, services: Services, *, chores: Sequence[Chore] | None = None) -> None:
+    Of several keepers one leads and does the rounds; the others do what they are poked for.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        chores: Sequence[Chore] | None = None,
+        leader: Leader | None = None,
+    ) -> None:
         self._services = services
         self._tally = Tally()
         self._copying = CopyImages(services, self._tally)
         self._away: set[str] = set()
         self.chores = self._chores() if chores is None else tuple(chores)
+        self.leader = leader or Leader(services.api, on_lead=self._wake)
 
     @property
     def counts(self) -> Counter[str]:
@@ -69,6 +83,8 @@ class Keeper:
         """Keep until cancelled."""
         IN_BACKGROUND.set(True)
         async with asyncio.TaskGroup() as group:
+            if self._services.settings.server.keeper_leads:
+                group.create_task(self.leader.run(), name="keeper: lead")
             for chore in self.chores:
                 group.create_task(self._repeat(chore), name=f"keeper: {chore.name}")
             for _ in range(AT_ONCE):
@@ -83,6 +99,9 @@ class Keeper:
         return (
             Chore("copy_images", self._copying.look),
             Chore("deadlines", Deadlines(services, tally).expire),
+            Chore("dead_runs", DeadRuns(services, tally).look),
+            Chore("revive", Revive(services, tally).look),
+            Chore("reopen", Reopen(services, tally).look),
             Chore("lifetimes", Lifetimes(services, tally).sweep),
             Chore("notifications", lambda: deliver_due(services), is_woken=True),
             Chore("erase", lambda: erase_due(services), is_woken=True),
@@ -93,12 +112,18 @@ class Keeper:
         seconds = self._services.settings.server.keeper_seconds
         rest = min(REST_SECONDS, seconds)
         while True:
+            is_poked = chore.is_woken and chore.wake.is_set()
             chore.wake.clear()
-            await self._do(chore)
+            if is_poked or self.leader.leads:
+                await self._do(chore)
             await asyncio.sleep(rest)
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds - rest):
                     await chore.wake.wait()
+
+    def _wake(self) -> None:
+        for chore in self.chores:
+            chore.wake.set()
 
     async def _do(self, chore: Chore) -> None:
         try:

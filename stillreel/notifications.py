@@ -23,6 +23,7 @@ from stillreel.errors import AddressRefused, ReceiverError, SettingsInvalid, Sti
 from stillreel.guard import EVERYWHERE
 from stillreel.job import JobStatus, Notification
 from stillreel.jobs import marks
+from stillreel.jobs.attempts import was_started_again
 from stillreel.jobs.reader import Snapshot
 from stillreel.jobs.record import FINAL_STATES, Record, error_of_record, record_of
 from stillreel.prefect_api import PAGE
@@ -35,8 +36,6 @@ PAUSES = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Seconds from an attempt to the next; after the tenth nobody tries any more."""
 JITTER = 0.1
 """Part of a pause that is added by chance, so that receivers do not get all at once."""
-CRASH_REST = timedelta(seconds=30)
-"""A crashed run may be started again until then, so it is not told before."""
 SLOTS, SLOTS_OF_HOST = 8, 2
 """Deliveries at a time, in all and to one host: who hangs delays nobody else."""
 PAGES = 5
@@ -104,11 +103,8 @@ def is_due(record: Record) -> bool:
     """Whether the end of this job is to be told now, if it has ended."""
     if marks.UNDELIVERED not in record.tags or record.is_deleted:
         return False
-    now = datetime.now(UTC)
-    if record.state_type == "CRASHED" and record.state_at and now - record.state_at < CRASH_REST:
-        return False
     at = str(record.labels.get(marks.NEXT_ATTEMPT) or "")
-    return not at or datetime.fromisoformat(at) <= now
+    return not at or datetime.fromisoformat(at) <= datetime.now(UTC)
 
 
 async def conclude(services: Services, record: Record) -> None:
@@ -120,6 +116,9 @@ async def conclude(services: Services, record: Record) -> None:
         receiver = await _receiver_of(services, record)
         async with services.deliveries.turn(receiver.host if receiver else record.job_id):
             snapshot = await read_ended(services, record.job_id)
+            if snapshot.record.is_settled and await is_reopened(services, snapshot.record):
+                await services.actions.follow_retry(snapshot.record)
+                snapshot = await read_ended(services, record.job_id)
             if _is_lost(snapshot.record):
                 await services.actions.tag(snapshot.record.run_id, add=[marks.ERASE])
             elif snapshot.has_ended and is_due(snapshot.record):
@@ -137,7 +136,7 @@ async def read_ended(services: Services, job_id: str) -> Snapshot:
     Raises JobUnknown, PrefectUnavailable, StorageUnavailable.
     """
     snapshot = await services.reader.get(job_id, fresh=True)
-    if snapshot.has_ended or snapshot.record.is_deleted:
+    if snapshot.has_ended or snapshot.record.is_deleted or snapshot.record.is_settled:
         return snapshot
     receipt = await services.reader.receipt(job_id)
     if receipt is None:
@@ -146,20 +145,38 @@ async def read_ended(services: Services, job_id: str) -> Snapshot:
 
 
 async def settle(services: Services, snapshot: Snapshot) -> None:
-    """Label the run of an ended job with what its round cost, once per round."""
+    """Label the run of an ended job with how its round ended and what it cost, once per round.
+
+    From then on the round has ended so, whatever an orphan or a late change of its state says.
+    """
     record, receipt = snapshot.record, snapshot.receipt
-    if not snapshot.has_ended or record.labels.get(marks.SETTLED) == record.round:
+    if not snapshot.has_ended or record.is_settled:
         return
     took = timedelta(0)
     if record.started_at:
         took = max(took, _ended_at(snapshot) - record.started_at)
+    code, error = error_of_record(record, snapshot.status)
     labels: dict[str, str | int | float | bool] = {
         marks.SETTLED: record.round,
+        marks.END: str(snapshot.status),
+        marks.END_AT: _ended_at(snapshot).isoformat(),
+        marks.END_CODE: code,
+        marks.END_ERROR: error[:ERROR_LIMIT],
         marks.USD: float(receipt["cost"]["usd"]) if receipt else 0.0,
         marks.GPU_SECONDS: float(receipt["took"]["gpu_seconds"]) if receipt else 0.0,
         marks.TOOK_SECONDS: round(took.total_seconds(), 3),
     }
     await services.actions.label(record.run_id, labels)
+    await services.actions.tag(record.run_id, add=[marks.OVER])
+    services.reader.forget(record.job_id)
+
+
+async def is_reopened(services: Services, record: Record) -> bool:
+    """Whether a settled job was started again in Prefect since. Raises PrefectUnavailable."""
+    if record.ended_at is None or (record.state_at and record.state_at <= record.ended_at):
+        return False
+    history = await services.api.get(f"/flow_run_states/?flow_run_id={record.run_id}")
+    return was_started_again(history, record.ended_at)
 
 
 async def deliver(services: Services, snapshot: Snapshot) -> None:

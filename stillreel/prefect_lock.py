@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 from uuid import uuid4
 
 import stamina
 
-from stillreel.errors import PrefectRefused, PrefectUnavailable
+from stillreel.errors import PrefectUnavailable
 from stillreel.prefect_api import PrefectApi
+from stillreel.prefect_variable import delete_variable, make_variable, read_variable
 
 LEASE_SECONDS, PATIENCE_SECONDS = 15.0, 30.0
 
@@ -45,49 +45,22 @@ async def _take(api: PrefectApi, name: str, lease: float, patience: float) -> st
         on=_Held, attempts=None, timeout=patience, wait_initial=0.05, wait_max=0.5
     ):
         with attempt:
-            there = await _make(api, name, token) or await _read(api, name)
+            there = await make_variable(api, name, token) or await read_variable(api, name)
             if there and there["value"] == token:  # also when our own call was tried twice
                 return there["id"]
             if there and there["id"] != seen:
                 seen, since = there["id"], time.monotonic()
             elif there and time.monotonic() - since > lease:
-                await _delete(api, seen)
+                await delete_variable(api, seen)
             raise _Held
     raise _Held
 
 
-async def _make(api: PrefectApi, name: str, token: str) -> Any:
-    try:
-        return await api.post("/variables/", {"name": name, "value": token})
-    except PrefectRefused as exc:
-        if exc.status != 409:
-            raise
-        return None
-
-
-async def _read(api: PrefectApi, name: str) -> Any:
-    try:
-        return await api.get(f"/variables/name/{name}")
-    except PrefectRefused as exc:
-        if exc.status != 404:
-            raise
-        return None
-
-
 async def _release(api: PrefectApi, name: str, lock_id: str) -> None:
     try:
-        await _delete(api, lock_id)
+        await delete_variable(api, lock_id)
     except PrefectUnavailable:
         log.warning("the lock %s could not be given back; it ends by itself", name)
-
-
-async def _delete(api: PrefectApi, lock_id: str) -> None:
-    """By its id, so that nobody's later lock of the same name goes."""
-    try:
-        await api.delete(f"/variables/{lock_id}")
-    except PrefectRefused as exc:
-        if exc.status != 404:
-            raise
 
 
 class _Held(PrefectUnavailable):

@@ -571,6 +571,11 @@ class ServerSettings(_Concern):
     keeper_seconds: float = Field(
         5.0, gt=0, le=300, description="How often the keeper looks after the jobs."
     )
+    keeper_leads: bool = Field(
+        True,
+        description="Whether this process's keeper may be the one that looks after all jobs. "
+        "Of several one does; with false it only does what its own requests call for.",
+    )
 
     @field_validator("database_url")
     @classmethod

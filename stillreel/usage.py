@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stillreel.errors import ObjectMissing
-from stillreel.job import JobStatus
+from stillreel.job import ENDED, JobStatus
 from stillreel.jobs import marks
 from stillreel.jobs.record import FINAL_STATES, Record, record_of
 from stillreel.prefect_api import PAGE, PrefectApi
@@ -164,7 +164,9 @@ def ended_job(record: Record, receipt: Receipt | None) -> Ended | None:
     if not record.is_final or not at:
         return None
     has_video = receipt is not None or _surely_has_video(record)
-    status = labels.get(marks.STATUS) or record.status(has_receipt=has_video)
+    status = JobStatus(labels.get(marks.STATUS) or record.status(has_receipt=has_video))
+    if status not in ENDED:  # broken off, and not settled yet
+        return None
     took = (record.ended_at - record.started_at) if record.ended_at and record.started_at else None
     gpu_seconds = usd = 0.0
     if is_settled(record):
@@ -179,7 +181,7 @@ def ended_job(record: Record, receipt: Receipt | None) -> Ended | None:
         model=record.model,
         key_id=str(labels.get(marks.KEY_ID) or ""),
         at=datetime.fromisoformat(at) if isinstance(at, str) else at,
-        status=JobStatus(status),
+        status=status,
         took_seconds=_number(labels, marks.TOOK_SECONDS) or (took.total_seconds() if took else 0.0),
         gpu_seconds=gpu_seconds,
         usd=usd,
@@ -188,7 +190,7 @@ def ended_job(record: Record, receipt: Receipt | None) -> Ended | None:
 
 def is_settled(record: Record) -> bool:
     """Whether the labels say what the job took: always so on a tombstone."""
-    return marks.STATUS in record.labels or record.labels.get(marks.SETTLED) == record.round
+    return marks.STATUS in record.labels or record.is_settled
 
 
 def _surely_has_video(record: Record) -> bool:

@@ -118,6 +118,28 @@ class Stack:
             ) from None
         return run
 
+    def wait_for_end(self, run_id: str, *, timeout: float = 300.0) -> dict[str, Any]:
+        """The flow run, once its job has ended for callers: a crash that is retried is no end."""
+        job_id = f"job_{run_id.replace('-', '')}"
+        status = ""
+        try:
+            for attempt in stamina.retry_context(
+                on=(_NotYet, httpx.TransportError),
+                attempts=None,
+                timeout=timeout,
+                wait_initial=0.2,
+                wait_max=0.5,
+            ):
+                with attempt:
+                    status = self.shim.get(f"/api/v1/jobs/{job_id}").json().get("status", "")
+                    if status not in ("completed", "failed", "cancelled", "expired"):
+                        raise _NotYet
+        except _NotYet:
+            raise AssertionError(
+                f"job {job_id} is {status!r} after {timeout:g} s; log:\n{self.log}"
+            ) from None
+        return self.run(run_id)
+
     def task_runs(self, run_id: str) -> list[dict[str, Any]]:
         """The task runs of a flow run, in the order of their start."""
         body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_ASC"}

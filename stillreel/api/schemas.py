@@ -152,6 +152,7 @@ class JobView(BaseModel):
     batch_id: str | None = None
     owner: str | None = None
     round: int = 1
+    attempt: int = Field(1, description="Of this round; three at most.")
     result_url: str | None = Field(None, examples=["https://r2.example.com/outputs/job_abc123/..."])
     poster_url: str | None = None
     teaser_url: str | None = None

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from stillreel.api.schemas import iso
 from stillreel.job import ENDED, JobStatus
+from stillreel.jobs.attempts import begins_attempt
 from stillreel.jobs.reader import Snapshot
 from stillreel.jobs.record import status_of
 
@@ -79,7 +80,9 @@ def missed(states: Sequence[Mapping[str, Any]], known: int, snapshot: Snapshot) 
     changes: list[tuple[int, JobStatus]] = []
     for n, state in enumerate(states, 1):
         status = status_of(state["type"], state["name"], has_receipt=False)
-        ended_a_round = n < len(states) and state["type"] in ("FAILED", "CANCELLED")
+        followed = n < len(states)
+        ended_a_round = followed and state["type"] in ("FAILED", "CANCELLED")
+        ended_a_round = ended_a_round and not begins_attempt(states[n])
         if status in ENDED and not ended_a_round:
             continue  # the last state is the snapshot's; a crash that went on was no end
         if not changes or changes[-1][1] is not status:

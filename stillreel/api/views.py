@@ -92,6 +92,7 @@ def facts(snapshot: Snapshot, storage: StorageSettings, eta: EtaMaker) -> dict[s
         "batch_id": record.batch or None,
         "owner": record.owner or None,
         "round": record.round,
+        "attempt": record.attempt,
         "result_url": None,
         "poster_url": None,
         "teaser_url": None,

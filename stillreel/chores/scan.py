@@ -1,6 +1,8 @@
-"""Waiting jobs by a tag, so many at a time that a long line of them is no long chore."""
+"""Jobs by tag and state, so many at a time that a long line of them is no long chore."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from stillreel.jobs import marks
 from stillreel.jobs.record import Record, record_of
@@ -11,10 +13,11 @@ PAGES = 5
 
 
 class Scan:
-    """Goes through the waiting jobs that have a tag, and on where it was the last time."""
+    """Goes through the jobs in some states that have a tag, and on where it was the last time."""
 
-    def __init__(self, tag: str) -> None:
-        self._tag = tag
+    def __init__(self, *tags: str, states: Iterable[str] = ("SCHEDULED",)) -> None:
+        self._tags = list(tags)
+        self._states = sorted(states)
         self._offset = 0
 
     async def read(self, api: PrefectApi) -> list[Record]:
@@ -32,8 +35,8 @@ class Scan:
     async def _page(self, api: PrefectApi) -> list[Record]:
         body = {
             "flow_runs": {
-                "state": {"type": {"any_": ["SCHEDULED"]}},
-                "tags": {"all_": [self._tag]},
+                "state": {"type": {"any_": self._states}},
+                **({"tags": {"all_": self._tags}} if self._tags else {}),
             },
             "flows": {"name": {"any_": [marks.FLOW]}},
             "sort": "EXPECTED_START_TIME_ASC",

@@ -89,6 +89,7 @@ class Job(Answer):
     batch_id: str | None = None
     owner: str | None = None
     round: int = 1
+    attempt: int = 1
     result_url: str | None = None
     poster_url: str | None = None
     teaser_url: str | None = None

@@ -12,14 +12,15 @@ from weakref import WeakValueDictionary
 from stillreel.errors import JobConflict, JobDeleted, PrefectUnavailable, StillreelError
 from stillreel.job import JobStatus
 from stillreel.jobs import marks
+from stillreel.jobs.attempts import Again
 from stillreel.jobs.reader import JobReader, Snapshot
-from stillreel.jobs.record import EXPIRED_STATE, Record
+from stillreel.jobs.record import EXPIRED_STATE, Record, record_of
 from stillreel.prefect_api import PrefectApi
 
 OPENING = timedelta(seconds=60)
 """Longer than a retry takes; the old end is not told as the new round's in the meantime."""
-TAG_TRIES = 3
-"""Another process may write the tags at the same time, and the last one wins."""
+TAG_TRIES = LABEL_TRIES = 3
+"""Another process may write the same at the same time, and the last one wins."""
 
 log = logging.getLogger("stillreel.jobs")
 
@@ -86,19 +87,9 @@ class JobActions:
             raise JobConflict("The job has completed; submit a new one for another video.")
         if not snapshot.has_ended:
             raise JobConflict(f"The job is {snapshot.status}; only an ended one can be retried.")
-        number = record.round + 1
-        opened = datetime.now(UTC) + OPENING
-        labels: dict[str, str | int | float | bool] = {
-            marks.ROUND: number,
-            marks.CANCELLED: "",
-            marks.DEADLINE: "",
-            marks.ATTEMPTS: 0,
-            marks.NEXT_ATTEMPT: opened.isoformat(timespec="milliseconds"),
-            marks.DELIVERY_ERROR: "",
-        }
         # The state comes after all that the new round needs: from then on a host may take it.
-        await self.label(record.run_id, labels)
-        await self.tag(record.run_id, add=[marks.UNDELIVERED])
+        opened = datetime.now(UTC) + OPENING
+        number = await self._open(record, next_attempt=opened.isoformat(timespec="milliseconds"))
         await self._set(record, "SCHEDULED", "AwaitingRetry", f"round {number}, by the API")
         self._reader.forget(record.job_id)
         try:
@@ -107,6 +98,25 @@ class JobActions:
             log.warning("an end of %s before %s is told then: %s", record.job_id, opened, exc)
         self._reader.forget(record.job_id)
         return number
+
+    async def follow_retry(self, record: Record) -> int:
+        """Open the next round of a job that somebody has started again in Prefect; its number."""
+        number = await self._open(record, next_attempt="")
+        self._reader.forget(record.job_id)
+        return number
+
+    async def _open(self, record: Record, *, next_attempt: str) -> int:
+        labels: dict[str, str | int | float | bool] = {
+            marks.ROUND: record.round + 1,
+            marks.CANCELLED: "",
+            marks.DEADLINE: "",
+            marks.ATTEMPTS: 0,
+            marks.NEXT_ATTEMPT: next_attempt,
+            marks.DELIVERY_ERROR: "",
+        }
+        await self.label(record.run_id, labels)
+        await self.tag(record.run_id, add=[marks.UNDELIVERED], remove=[marks.OVER])
+        return record.round + 1
 
     async def expire(self, record: Record) -> None:
         """End a job that was not started before its deadline."""
@@ -119,9 +129,43 @@ class JobActions:
         await self._set(record, "FAILED", "Failed", message)
         self._reader.forget(record.job_id)
 
+    async def requeue(self, record: Record, again: Again) -> None:
+        """Schedule another start of a run that broke off; what is finished is not done again.
+
+        Raises JobConflict when Prefect does not allow it, or the run has changed meanwhile.
+        """
+        now = record_of(await self._api.get(f"/flow_runs/{record.run_id}"))
+        if (now.state_type, now.state_at) != (record.state_type, record.state_at):
+            raise JobConflict("The job has gone on in the meantime.")
+        await self.label(record.run_id, {marks.ATTEMPT: f"{record.round}-{again.attempt}"})
+        at = datetime.now(UTC) + timedelta(seconds=again.pause)
+        await self._set(record, "SCHEDULED", "AwaitingRetry", again.message, at=at)
+        self._reader.forget(record.job_id)
+
+    async def crash(self, record: Record, message: str) -> None:
+        """Say of a run that its process is dead; the keeper goes on from there."""
+        await self._set(record, "CRASHED", "Crashed", message)
+        self._reader.forget(record.job_id)
+
+    async def end_cancel(self, record: Record) -> None:
+        """End a run that was to be cancelled by a host that is dead."""
+        await self._set(record, "CANCELLED", "Cancelled", "cancelled; its host is gone")
+        self._reader.forget(record.job_id)
+
     async def label(self, run_id: str, labels: dict[str, str | int | float | bool]) -> None:
-        """Write labels on a run; the others stay."""
-        await self._api.patch(f"/flow_runs/{run_id}/labels", labels)
+        """Write labels on a run; the others stay.
+
+        Prefect merges them by read-then-write, so what two write at once may be lost: they are
+        read back. Raises PrefectUnavailable when others write over them all the time.
+        """
+        for _ in range(LABEL_TRIES):
+            await self._api.patch(f"/flow_runs/{run_id}/labels", labels)
+            there = (await self._api.get(f"/flow_runs/{run_id}"))["labels"]
+            if labels.items() <= there.items():
+                return
+        raise PrefectUnavailable(
+            "Somebody else changes the labels of this run all the time; try again."
+        )
 
     async def tag(
         self, run_id: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()
@@ -146,8 +190,12 @@ class JobActions:
             "Somebody else changes the tags of this run all the time; try again."
         )
 
-    async def _set(self, record: Record, kind: str, name: str, message: str) -> None:
+    async def _set(
+        self, record: Record, kind: str, name: str, message: str, *, at: datetime | None = None
+    ) -> None:
         state: dict[str, Any] = {"type": kind, "name": name, "message": message}
+        if at:
+            state["state_details"] = {"scheduled_time": at.isoformat()}
         path = f"/flow_runs/{record.run_id}/set_state"
         answer = await self._api.post(path, {"state": state})
         if answer["status"] in ("ACCEPT", "REJECT"):  # rejected: Prefect chose another state

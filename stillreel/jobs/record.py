@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from stillreel.errors import error_named
 from stillreel.job import JobStatus, job_id_of
 from stillreel.jobs import marks
+from stillreel.jobs.attempts import can_pass, error_in
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 WAITING_STATES = frozenset({"SCHEDULED", "PENDING", "PAUSED"})
 EXPIRED_STATE = "Expired"
-
-_EXCEPTION = re.compile(r"exception: (?:\w+\.)*(\w+): (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +68,38 @@ class Record:
         """Whether Prefect holds the run to have ended."""
         return self.state_type in FINAL_STATES
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether this round has ended for good; whatever its run does later changes nothing."""
+        return self.labels.get(marks.SETTLED) == self.round
+
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether its execution ended in a way that another attempt may mend."""
+        return not self.is_settled and can_pass(self.state_type, self.state_message)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of its round this is, as far as it was written down."""
+        number, _, attempt = str(self.labels.get(marks.ATTEMPT) or "").partition("-")
+        return int(attempt) if number == str(self.round) and attempt.isdecimal() else 1
+
     def text(self, name: str) -> str:
         """A text among the flow's parameters; empty when it is not there."""
         return str(self.parameters.get(name) or "")
 
     def status(self, *, has_receipt: bool) -> JobStatus:
-        """What a caller is told; see `status_of`."""
+        """What a caller is told: the end that is settled, else what `status_of` says.
+
+        A job whose execution broke off has not ended: the keeper has it tried again, or settles it.
+        """
+        if self.is_settled and (end := self.labels.get(marks.END)):
+            return JobStatus(end)
         asked_to_end = bool(self.labels.get(marks.CANCELLED))
-        return status_of(
+        status = status_of(
             self.state_type, self.state_name, has_receipt=has_receipt, asked_to_end=asked_to_end
         )
+        return JobStatus.PROCESSING if status is JobStatus.FAILED and self.is_broken_off else status
 
 
 def status_of(
@@ -110,6 +129,8 @@ def error_of_record(record: Record, status: JobStatus) -> tuple[str, str]:
 
     Only texts of our own errors are passed on: others may hold paths and inner addresses.
     """
+    if record.is_settled and marks.END_CODE in record.labels:
+        return str(record.labels[marks.END_CODE]), str(record.labels.get(marks.END_ERROR) or "")
     match status:
         case JobStatus.CANCELLED:
             return "cancelled", "The job was cancelled."
@@ -123,7 +144,9 @@ def error_of_record(record: Record, status: JobStatus) -> tuple[str, str]:
 
 def record_of(run: Mapping[str, Any]) -> Record:
     """The record of a flow run as Prefect's API gives it."""
-    state = run.get("state") or {}
+    state, labels = run.get("state") or {}, run.get("labels") or {}
+    is_settled = labels.get(marks.SETTLED) == int(labels.get(marks.ROUND) or 1)
+    settled_at = labels.get(marks.END_AT) if is_settled else None
     return Record(
         job_id=job_id_of(run["id"], run.get("idempotency_key")),
         run_id=run["id"],
@@ -134,11 +157,11 @@ def record_of(run: Mapping[str, Any]) -> Record:
         state_at=_time(state.get("timestamp")),
         parameters=run.get("parameters") or {},
         tags=tuple(run.get("tags") or ()),
-        labels=run.get("labels") or {},
+        labels=labels,
         created_at=_required_time(run["created"]),
         expected_at=_time(run.get("expected_start_time")),
         started_at=_time(run.get("start_time")),
-        ended_at=_time(run.get("end_time")),
+        ended_at=_time(settled_at or run.get("end_time")),
         pool=run.get("work_pool_name") or "",
         queue=run.get("work_queue_name") or "",
         run_count=run.get("run_count") or 0,
@@ -148,8 +171,7 @@ def record_of(run: Mapping[str, Any]) -> Record:
 def _failure(record: Record) -> tuple[str, str]:
     if record.state_type == "CRASHED":
         return "crashed", "The process that worked on the job died."
-    found = _EXCEPTION.search(record.state_message)
-    error = error_named(found[1], found[2].strip()) if found else None
+    error = error_in(record.state_message)
     if error is None:
         return "internal", "An internal error; the operator finds it in the run's log."
     return error.code, error.message

@@ -172,10 +172,10 @@ class _Server(uvicorn.Server):
 def api(prefect_api: str) -> Iterator[Api]:
     """One API for all tests that change no settings.
 
-    Its keeper hardly acts by itself: the keepers of other APIs, on the same Prefect server, have
-    other settings, and the wrong one would deliver or fetch.
+    Its keeper never leads: the keepers of other APIs, on the same Prefect server, have other
+    settings, and the wrong one would deliver or fetch.
     """
-    with running_api({"STILLREEL_KEEPER_SECONDS": "300"}) as running:
+    with running_api({"STILLREEL_KEEPER_LEADS": "false"}) as running:
         yield running
 
 

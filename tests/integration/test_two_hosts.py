@@ -14,7 +14,7 @@ import psutil
 
 from stillreel.inference.entry import Kind
 from stillreel.job import Phase
-from tests.drills.test_kills import kill_flow_processes, outcomes, requeue, wait_for_entry
+from tests.drills.test_kills import kill_flow_processes, outcomes, wait_for_entry
 from tests.integration.conftest import Bucket
 from tests.stack import Stack, env_of
 
@@ -52,9 +52,8 @@ def test_a_second_host_takes_over_after_inference_and_does_not_repeat_it(
         stack.api.post(
             f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CRASHED"}, "force": True}
         )
-        requeue(stack, run_id)
         with second_host(stack, bucket, tmp_path) as log:
-            run = stack.wait(run_id, timeout=240)
+            run = stack.wait_for_end(run_id)
     finally:
         for worker in stack.processes("stillreel.host_worker"):
             worker.resume()

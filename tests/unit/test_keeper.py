@@ -16,6 +16,7 @@ from stillreel.api.services import Services, build_services
 from stillreel.errors import PrefectUnavailable, StorageRefused
 from stillreel.jobs.record import Record, record_of
 from stillreel.keeper import Chore, Keeper, keeping
+from stillreel.leader import Leader
 from stillreel.prefect_api import PrefectApi
 from stillreel.settings import get_settings
 
@@ -46,6 +47,20 @@ class Spy:
     async def wait(self, rounds: int) -> None:
         async with asyncio.timeout(SECONDS), self._done:
             await self._done.wait_for(lambda: self.rounds >= rounds)
+
+
+class Alone(Leader):
+    """Leads without asking anybody: the Prefect server of these tests does not answer."""
+
+    leads = True  # type: ignore[assignment]
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+def keeper_of(services: Services, *chores: Chore) -> Keeper:
+    alone = Alone(services.api, on_lead=lambda: None)
+    return Keeper(services, chores=chores or None, leader=alone)
 
 
 @pytest.fixture
@@ -83,7 +98,7 @@ def test_a_chore_that_fails_stops_neither_itself_nor_the_others(
     services: Callable[[float], Services], error: Exception
 ) -> None:
     bad, good = Spy(error), Spy()
-    keeper = Keeper(services(0.02), chores=[Chore("bad", bad), Chore("good", good)])
+    keeper = keeper_of(services(0.02), Chore("bad", bad), Chore("good", good))
 
     async def both() -> None:
         await bad.wait(3)
@@ -99,14 +114,14 @@ def test_a_chore_that_hangs_keeps_no_other_waiting(
         await asyncio.Event().wait()
 
     good = Spy()
-    keep(Keeper(services(0.02), chores=[Chore("hang", hang), Chore("good", good)]), good.wait(3))
+    keep(keeper_of(services(0.02), Chore("hang", hang), Chore("good", good)), good.wait(3))
 
 
 def test_a_failure_is_told_with_its_reason(
     services: Callable[[float], Services], caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = Spy(StorageRefused("the bucket is gone"))
-    keep(Keeper(services(0.02), chores=[Chore("sweep", bad)]), bad.wait(2))
+    keep(keeper_of(services(0.02), Chore("sweep", bad)), bad.wait(2))
     [first, *_] = [r for r in caplog.records if r.name == "stillreel.keeper"]
     assert first.levelno == logging.WARNING
     assert "sweep" in first.getMessage()
@@ -118,7 +133,7 @@ def test_an_outage_of_prefect_is_told_once_and_quietly(
 ) -> None:
     caplog.set_level(logging.DEBUG, "stillreel.keeper")
     one, two = Spy(PrefectUnavailable()), Spy(PrefectUnavailable())
-    keeper = Keeper(services(0.02), chores=[Chore("one", one), Chore("two", two)])
+    keeper = keeper_of(services(0.02), Chore("one", one), Chore("two", two))
 
     def told() -> list[str]:
         return [r.levelname for r in caplog.records if r.name == "stillreel.keeper"]
@@ -141,8 +156,7 @@ def test_a_poke_has_a_chore_done_that_would_have_waited(
     services: Callable[[float], Services],
 ) -> None:
     woken, other = Spy(), Spy()
-    chores = [Chore("woken", woken, is_woken=True), Chore("other", other)]
-    keeper = Keeper(services(300), chores=chores)
+    keeper = keeper_of(services(300), Chore("woken", woken, is_woken=True), Chore("other", other))
 
     async def poke() -> None:
         await woken.wait(1)
@@ -153,12 +167,28 @@ def test_a_poke_has_a_chore_done_that_would_have_waited(
     keep(keeper, poke())
 
 
+def test_who_does_not_lead_does_only_what_it_is_poked_for(
+    services: Callable[[float], Services],
+) -> None:
+    woken, other = Spy(), Spy()
+    chores = [Chore("woken", woken, is_woken=True), Chore("other", other)]
+    keeper = Keeper(services(0.02), chores=chores)  # its Prefect server does not answer
+
+    async def poke() -> None:
+        for round_number in range(1, 4):
+            keeper.poke(record_of(RUN))
+            await woken.wait(round_number)
+        assert other.rounds == 0
+
+    keep(keeper, poke())
+
+
 def test_the_real_chores_wait_for_a_prefect_server_that_is_away(
     services: Callable[[float], Services], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stillreel.keeper")
     spy = Spy()
-    keeper = Keeper(services(0.05))
+    keeper = keeper_of(services(0.05))
     keeper.chores = (*keeper.chores, Chore("spy", spy))
     keep(keeper, spy.wait(10))
     told = [r.getMessage() for r in caplog.records if r.name == "stillreel.keeper"]

@@ -180,7 +180,16 @@ def test_an_owner_that_somebody_typed_in_prefects_form_is_charged_nothing() -> N
     assert found.owner == ""
 
 
-@pytest.mark.parametrize("state", ["FAILED", "CRASHED", "COMPLETED"])
+def test_a_run_that_broke_off_is_counted_once_its_round_is_settled() -> None:
+    broken = run(state_type="CRASHED")
+    assert ended_job(record_of(broken), None) is None
+    settled = broken | {"labels": broken["labels"] | {marks.SETTLED: 1, marks.END: "failed"}}
+    found = ended_job(record_of(settled), None)
+    assert found
+    assert found.status is JobStatus.FAILED
+
+
+@pytest.mark.parametrize("state", ["FAILED", "COMPLETED"])
 def test_a_run_without_a_video_is_a_failure(state: str) -> None:
     found = ended_job(record_of(run(state_type=state)), None)
     assert found

@@ -1,0 +1,133 @@
+"""Finds the runs whose processes are dead: nobody else would, and they would run for ever.
+
+A process of ours tells Prefect each 30 s that it lives (prefect_env.py). The keeper listens by its
+own clock only: what counts is when it last saw something new of a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from stillreel.api.services import Services
+from stillreel.chores.scan import Scan
+from stillreel.chores.tally import Tally
+from stillreel.errors import JobConflict, PrefectRefused
+from stillreel.jobs.attempts import Again
+from stillreel.jobs.record import Record
+
+SILENCE_SECONDS = 75.0
+"""Two heartbeats, and the seconds that Prefect takes to store one."""
+NEVER_HEARD_SECONDS = 240.0
+"""For a run that was never heard: it may beat as slowly as Prefect does by default, each 180 s."""
+PENDING_SECONDS = 120.0
+"""From the claim of a run to the start of its process; some seconds are usual."""
+BLIND_SECONDS = 20.0
+"""After so long without a look everybody is given all of the time again: nobody could be heard."""
+LISTEN = timedelta(minutes=10)
+AT_ONCE = 10
+"""Runs in one question about heartbeats, of which Prefect gives 50."""
+
+log = logging.getLogger("stillreel.keeper")
+
+
+@dataclass
+class _Sign:
+    """What was last seen of a run, and when we saw it first."""
+
+    state: tuple[str, datetime | None]
+    beat: str
+    """The id of the newest heartbeat; empty for a run that was never heard."""
+    at: float
+
+
+class DeadRuns:
+    """Looks at runs that should be alive: running, being cancelled, or about to start."""
+
+    def __init__(
+        self,
+        services: Services,
+        tally: Tally,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._services = services
+        self._tally = tally
+        self._clock = clock
+        self._scan = Scan(states=("RUNNING", "CANCELLING", "PENDING"))
+        self._signs: dict[str, _Sign] = {}
+        self._looked_at = float("-inf")
+
+    async def look(self) -> None:
+        """One look at them. Raises PrefectUnavailable."""
+        records = await self._scan.read(self._services.api)
+        alive = [record for record in records if record.state_type != "PENDING"]
+        beats = await self._heartbeats([record.run_id for record in alive])
+        now = self._clock()
+        if now - self._looked_at > BLIND_SECONDS:
+            self._signs.clear()
+        self._looked_at = now
+        for record in records:
+            sign = self._see(record, beats.get(record.run_id, ""), now)
+            if now - sign.at > _patience(record, sign):
+                try:
+                    await self._end(record, now - sign.at)
+                except (JobConflict, PrefectRefused) as exc:
+                    log.info("%s is looked at again: %s", record.job_id, exc.message)
+        oldest = now - max(SILENCE_SECONDS, NEVER_HEARD_SECONDS, PENDING_SECONDS) * 4
+        self._signs = {run: sign for run, sign in self._signs.items() if sign.at > oldest}
+
+    def _see(self, record: Record, beat: str, now: float) -> _Sign:
+        """What is known of a run after this look; a new state or heartbeat is news."""
+        state, known = (record.state_type, record.state_at), self._signs.get(record.run_id)
+        if known is None or known.state != state or beat not in ("", known.beat):
+            known = self._signs[record.run_id] = _Sign(state, beat, now)
+        return known
+
+    async def _end(self, record: Record, silent: float) -> None:
+        actions = self._services.actions
+        match record.state_type:
+            case "PENDING":
+                message = f"claimed by a host {silent:.0f} s ago, which has not started it"
+                again = Again(record.attempt, 0.0, message)
+                await actions.requeue(record, again)
+                self._tally.note("unclaimed", record.job_id, message)
+            case "CANCELLING":
+                await actions.end_cancel(record)
+                self._tally.note(
+                    "cancel_ended", record.job_id, f"its host is silent: {silent:.0f} s"
+                )
+            case _:
+                message = f"no sign of life of its process for {silent:.0f} s"
+                await actions.crash(record, message)
+                self._tally.note("crashed", record.job_id, message)
+
+    async def _heartbeats(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The newest heartbeat of each run, where one was found: an id that changes with it."""
+        found: dict[str, str] = {}
+        since = (datetime.now(UTC) - LISTEN).isoformat()
+        for some in _groups(run_ids):
+            query = {
+                "event": {"name": ["prefect.flow-run.heartbeat"]},
+                "resource": {"id": [f"prefect.flow-run.{run}" for run in some]},
+                "occurred": {"since": since},
+                "order": "DESC",
+            }
+            body = {"filter": query, "limit": 50}
+            for event in (await self._services.api.ask("/events/filter", body))["events"]:
+                run = event["resource"]["prefect.resource.id"].removeprefix("prefect.flow-run.")
+                found.setdefault(run, event["id"])
+        return found
+
+
+def _patience(record: Record, sign: _Sign) -> float:
+    if record.state_type == "PENDING":
+        return PENDING_SECONDS
+    return SILENCE_SECONDS if sign.beat else NEVER_HEARD_SECONDS
+
+
+def _groups(run_ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (run_ids[n : n + AT_ONCE] for n in range(0, len(run_ids), AT_ONCE))
