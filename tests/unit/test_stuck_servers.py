@@ -148,8 +148,8 @@ def test_an_inference_ends_three_servers_at_most_and_its_neighbour_only_waits(
     neighbour: list[Entry] = []
     thread: list[Thread] = []
 
-    def wait_behind(entry: Entry) -> None:
-        if entry.state is State.RUNNING and not thread:
+    def wait_behind(_: Entry) -> None:
+        if not thread:
             thread.append(Thread(target=follow_neighbour))
             thread[0].start()
 
