@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stillreel.inference.client import answers, socket_path
+from stillreel.inference.client import is_silent, socket_path
 from stillreel.lock import make_private, only_one
 from stillreel.prefect_env import worker_env
 from stillreel.process import HOST_VARIABLE, NO_RESTART
@@ -90,7 +90,7 @@ def _server(host: HostSettings, gpu: int, model: str) -> Service:
         inference_argv(socket, model=model),
         _gpu_env(host, gpu),
         final_code=NO_RESTART,
-        answers=partial(answers, socket),
+        is_silent=partial(is_silent, socket),
     )
 
 

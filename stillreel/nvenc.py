@@ -36,14 +36,8 @@ def encoder_for(
     works: Callable[[], bool] | None = None,
 ) -> str:
     """The encoder of a video of this size: the GPU's where it is wanted, fits and works."""
-    if (
-        wanted
-        and codec == "h264"
-        and all(side in SIDES for side in size)
-        and (works or has_nvenc)()
-    ):
-        return NVENC
-    return ENCODERS[codec]
+    fits = codec == "h264" and all(side in SIDES for side in size)
+    return NVENC if wanted and fits and (works or has_nvenc)() else ENCODERS[codec]
 
 
 def nvenc_options(quality: int) -> dict[str, str]:

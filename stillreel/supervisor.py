@@ -35,11 +35,10 @@ class Service:
     stop_seconds: float = 10.0
     final_code: int | None = None
     """The exit code by which it says that a restart cannot help."""
-    answers: Callable[[], bool] | None = None
-    """Whether it answers now; may take seconds for it."""
+    is_silent: Callable[[], bool] | None = None
+    """Whether it listens and yet gives no answer; may take seconds to find out."""
     silences: int = 8
-    """After so many looks in a row without an answer it is killed, and started again. Before its
-    first answer it may take its time."""
+    """After so many silences in a row it is killed, and started again."""
     look_seconds: float = 5.0
     """Between two looks."""
 
@@ -81,8 +80,8 @@ class Supervisor:
         pump = threading.Thread(target=self._pump, args=(service, process, style), daemon=True)
         pump.start()
         self._pumps.append(pump)
-        if service.answers is not None:
-            args = (service, service.answers, process)
+        if service.is_silent is not None:
+            args = (service, service.is_silent, process)
             threading.Thread(target=self._look_after, args=args, daemon=True).start()
 
     def say(self, text: str) -> None:
@@ -139,18 +138,15 @@ class Supervisor:
         self.start(dead.service, deaths=deaths)
 
     def _look_after(
-        self, service: Service, answers: Callable[[], bool], process: subprocess.Popen[str]
+        self, service: Service, is_silent: Callable[[], bool], process: subprocess.Popen[str]
     ) -> None:
         """Kill a process that lives and does not answer any more: stopped, or deadlocked.
 
         Looks are counted, not seconds: when this process itself was stopped, nobody was silent.
         """
-        ticker, silent = threading.Event(), -1
+        ticker, silent = threading.Event(), 0
         while process.poll() is None and silent < service.silences:
-            if answers():
-                silent = 0
-            elif silent >= 0:
-                silent += 1
+            silent = silent + 1 if is_silent() else 0
             ticker.wait(service.look_seconds)
         if process.poll() is None:
             self.say(f"{service.name} does not answer any more; killing it")

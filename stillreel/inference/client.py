@@ -71,16 +71,31 @@ def socket_path(home: Path, name: str = "gpu0") -> Path:
     return folder / f"{name}.sock"
 
 
-def answers(socket: Path, *, within: float = ANSWER_SECONDS) -> bool:
-    """Whether a server listens there and says something about itself within so many seconds."""
+def answers(socket: Path) -> bool:
+    """Whether a server listens there and says something about itself."""
     client = InferenceClient(socket, wait_for_server=0)
     try:
-        client.health(within=within)
+        client.health()
     except InferenceServerAway:
         return False
     finally:
         client.close()
     return True
+
+
+def is_silent(socket: Path, *, within: float = ANSWER_SECONDS) -> bool:
+    """Whether a server listens there, and says nothing about itself within so many seconds.
+
+    One that does not listen, because it loads its model first, or has ended, is not silent.
+    """
+    client = InferenceClient(socket, wait_for_server=0)
+    try:
+        client.health(within=within)
+    except InferenceServerAway as exc:
+        return isinstance(exc.__cause__, httpx.TimeoutException)
+    finally:
+        client.close()
+    return False
 
 
 class InferenceClient:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillreel.inference.attempts import LIMIT, AttemptNote, attempts_path
@@ -91,6 +91,7 @@ def test_a_note_that_cannot_be_written_is_a_warning(
     assert "attempts cannot be noted: File exists" in caplog.text
 
 
+@settings(max_examples=50, deadline=None)  # it writes files
 @given(st.lists(st.tuples(st.sampled_from(list(Kind)), st.sampled_from(["dies", "ends", "fails"]))))
 def test_whatever_a_job_does_three_servers_at_most_die_under_one_round(
     tmp_path_factory: pytest.TempPathFactory, story: list[tuple[Kind, str]]

@@ -30,6 +30,7 @@ CLIP = Clip(
     fps=24,
     frames=48,
     codec="h264",
+    encoder="libx264",
     has_audio=False,
     decode_gpu_seconds=2.0,
     encode_seconds=3.21098,
@@ -100,6 +101,7 @@ def test_a_receipt_is_json_and_says_what_was_made_of_what() -> None:
     }
     assert made["video"]["video"] == "outputs/job_1/output.mp4"
     assert (made["video"]["seconds"], made["video"]["frames"]) == (2.0, 48)
+    assert (made["video"]["codec"], made["video"]["encoder"]) == ("h264", "libx264")
 
 
 def test_a_receipt_has_the_time_of_each_stage_and_the_cost() -> None:
