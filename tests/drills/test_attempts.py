@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -54,7 +55,9 @@ def test_five_polite_hand_overs_are_no_attempts(stack: Stack) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_process_that_is_cut_off_is_noticed_and_cannot_say_anything_later(stack: Stack) -> None:
+def test_a_process_that_is_cut_off_is_noticed_and_cannot_say_anything_later(
+    stack: Stack, record_property: Callable[[str, object], None]
+) -> None:
     run_id = stack.submit({**LONG_ENCODE, "quality": "high"})
     wait_for_entry(stack, Kind.DECODE, run_id, lambda entry: entry.phase is Phase.DECODE)
     old = flow_processes(stack, run_id)
@@ -63,7 +66,7 @@ def test_a_process_that_is_cut_off_is_noticed_and_cannot_say_anything_later(stac
     begin = time.monotonic()
 
     stack.wait_for_log(f"crashed job_{run_id.replace('-', '')}: no sign of life", timeout=150)
-    print(f"a silent process was noticed after {time.monotonic() - begin:.0f} s")
+    record_property("seconds_to_notice", round(time.monotonic() - begin))
     run = stack.wait_for_end(run_id)
 
     _, alive = psutil.wait_procs(old, timeout=60)
