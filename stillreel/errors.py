@@ -16,6 +16,8 @@ class StillreelError(Exception):
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
     http_status: ClassVar[int] = 500
+    ends_attempt: ClassVar[bool] = False
+    """Whether no task tries it again: the execution ends, and the keeper counts it."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().partition("\n")[0])
@@ -174,13 +176,13 @@ class InferenceServerAway(InferenceError):
 class InferenceServerDied(InferenceError):
     """The inference server of this host died under this job."""
 
-    code, retryable = "inference_server_died", True
+    code, retryable, ends_attempt = "inference_server_died", True, True
 
 
 class InferenceStalled(InferenceError):
     """The inference made no progress for the model's stall limit."""
 
-    code, retryable = "inference_stalled", True
+    code, retryable, ends_attempt = "inference_stalled", True, True
 
 
 class InferenceAbandoned(InferenceError):

@@ -17,7 +17,7 @@ from stillreel.errors import (
     StaleExecution,
     StillreelError,
 )
-from stillreel.inference.attempts import attempts_path
+from stillreel.inference.in_hand import forget_deaths
 from stillreel.job import JobStatus, job_id_of
 from stillreel.settings import get_settings
 from stillreel.stages.infer import cancel
@@ -34,13 +34,13 @@ _STATUSES = {JobCancelled: JobStatus.CANCELLED, JobExpired: JobStatus.EXPIRED}
 def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Have it told that the job failed, and why; a stale execution has no say.
 
-    Its attempts are forgotten: whoever retries it, also in the Prefect UI, begins anew.
+    Where no server may end under it any more that is forgotten: whoever retries it begins anew.
     """
     error = state.result(raise_on_failure=False)
     if isinstance(error, StaleExecution):
         return
     folder = job_dir(job_id_of(flow_run.id, flow_run.idempotency_key), settings=get_settings())
-    attempts_path(folder, str(flow_run.id)).unlink(missing_ok=True)
+    forget_deaths(folder, str(flow_run.id))
     known = isinstance(error, StillreelError)
     reason = error.message if known else "an internal error; see the run's log"
     _tell(flow_run, _STATUSES.get(type(error), JobStatus.FAILED), reason, at=state.timestamp)

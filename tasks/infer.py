@@ -36,4 +36,5 @@ def infer(execution: Execution, spec: JobSpec, prepared: Prepared) -> Latents:
         storage=storage,
         settings=settings,
         job_round=execution.round,
+        execution=execution.number,
     )

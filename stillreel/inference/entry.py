@@ -38,6 +38,7 @@ class InferenceOrder(BaseModel):
     image_path: str = ""
     latents_path: str
     round: int = 1
+    execution: int = 1
 
 
 class DecodeOrder(BaseModel):
@@ -47,6 +48,7 @@ class DecodeOrder(BaseModel):
     latents_path: str
     spool_dir: str
     round: int = 1
+    execution: int = 1
 
 
 class Problem(BaseModel):

@@ -27,7 +27,6 @@ from stillreel.errors import (
     StillreelError,
     is_disk_full,
 )
-from stillreel.inference.attempts import AttemptNote, attempts_path
 from stillreel.inference.entry import (
     DecodeOrder,
     Entry,
@@ -37,6 +36,7 @@ from stillreel.inference.entry import (
     Problem,
     State,
 )
+from stillreel.inference.in_hand import InHandNote, note_path
 from stillreel.inference.latents import read_arrays, read_facts, write_latents
 from stillreel.inference.spool import write_spool
 from stillreel.job import ModelName, Phase
@@ -65,7 +65,7 @@ class Pulse(NamedTuple):
 class _Work:
     entry: Entry
     order: Order
-    note: AttemptNote
+    note: InHandNote
     claimed_at: float
     cancelled: bool = False
     interrupted: bool = False
@@ -216,9 +216,11 @@ class Runner:
                 self._running.note.begin(pulse.phase, problem)
         return problem
 
-    def _note(self, kind: Kind, run_id: str, order: Order) -> AttemptNote:
-        path = attempts_path(Path(order.latents_path).parent, run_id)
-        return AttemptNote(path, kind, job_round=order.round, server=self._id)
+    def _note(self, kind: Kind, run_id: str, order: Order) -> InHandNote:
+        path = note_path(Path(order.latents_path).parent, run_id)
+        return InHandNote(
+            path, kind, job_round=order.round, execution=order.execution, server=self._id
+        )
 
     def _attachable(self, work: _Work, order: Order) -> bool:
         if work.cancelled or work.entry.digest != order.digest:

@@ -51,6 +51,7 @@ def encode(
         latents_path=str(path),
         spool_dir=str(folder / f"spool-{execution}"),
         round=job_round,
+        execution=execution,
     )
     crop = shot.crop_width, shot.crop_height
     encoder = encoder_for(spec.codec, crop, wanted=settings.host.nvenc)

@@ -27,6 +27,7 @@ def infer(
     storage: Storage,
     settings: Settings,
     job_round: int = 1,
+    execution: int = 1,
 ) -> Latents:
     """The latents of a job, stored under its own key or, with `reuse`, under an equal job's.
 
@@ -45,6 +46,7 @@ def infer(
         shot=prepared.shot,
         digest=digest,
         round=job_round,
+        execution=execution,
         latents_path=str(path),
         image_path=str(_fetch_source(folder, prepared, storage)) if prepared.source else "",
     )

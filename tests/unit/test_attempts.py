@@ -1,118 +1,154 @@
-"""What one server leaves for the next: told once, counted three times, never for who waited."""
+"""Three attempts a round, counted in the states of the run, whoever wrote them in which order."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from stillreel.inference.attempts import LIMIT, AttemptNote, attempts_path
-from stillreel.inference.entry import Kind, Problem
-from stillreel.job import Phase
+from stillreel.jobs.attempts import (
+    ATTEMPTS,
+    LONGEST_OUTAGE,
+    OUTAGE_PAUSES,
+    PAUSES,
+    Again,
+    Over,
+    begins_attempt,
+    can_pass,
+    decide,
+    is_outage,
+    number_of,
+    was_started_again,
+)
 
-STALLED = Problem(code="inference_stalled", message="no progress")
-
-
-def note_of(
-    folder: Path, *, server: str, kind: Kind = Kind.INFERENCE, job_round: int = 1
-) -> AttemptNote:
-    return AttemptNote(attempts_path(folder, "run"), kind, job_round=job_round, server=server)
-
-
-def test_what_nobody_has_begun_may_begin(tmp_path: Path) -> None:
-    assert note_of(tmp_path, server="a").take_failure() is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_another_server_had_begun_has_failed_and_is_told_once(tmp_path: Path) -> None:
-    first = note_of(tmp_path, server="a")
-    first.begin(Phase.LOAD)
-    first.begin(Phase.DENOISE)
-    assert first.take_failure() is None  # it lives: the work goes on, or is replaced
-    second = note_of(tmp_path, server="b")
-    problem = second.take_failure()
-    assert problem
-    assert problem.code == "inference_server_died"
-    assert "died under this job, in phase denoise;" in problem.message
-    assert problem.message.endswith("(attempt 1 of 3)")
-    assert second.take_failure() is None
+START = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
-def test_a_server_that_knew_why_it_ended_is_believed(tmp_path: Path) -> None:
-    note_of(tmp_path, server="a").begin(Phase.DENOISE, STALLED)
-    problem = note_of(tmp_path, server="b").take_failure()
-    assert problem == Problem(code="inference_stalled", message="no progress (attempt 1 of 3)")
+def state(kind: str, message: str = "", *, minute: float = 0.0) -> dict[str, Any]:
+    at = START + timedelta(minutes=minute)
+    return {"type": kind, "message": message, "timestamp": at.isoformat()}
 
 
-def test_what_has_ended_leaves_nothing(tmp_path: Path) -> None:
-    note = note_of(tmp_path, server="a")
-    note.begin(Phase.DENOISE)
-    note.clear()
-    assert list(tmp_path.iterdir()) == []
-    assert note_of(tmp_path, server="b").take_failure() is None
+def scheduled(then: Again | Over, minute: float = 0.0) -> dict[str, Any]:
+    assert isinstance(then, Again)
+    return state("SCHEDULED", then.message, minute=minute)
 
 
-def test_the_third_failure_is_the_last_and_stays_so_in_this_round(tmp_path: Path) -> None:
-    die(tmp_path, Kind.INFERENCE, Kind.INFERENCE, Kind.DECODE)
-    for kind in (Kind.INFERENCE, Kind.DECODE):
-        problem = note_of(tmp_path, server="z", kind=kind).take_failure()
-        assert problem
-        assert problem.message.endswith("(attempt 3 of 3)")
-    assert note_of(tmp_path, server="z", job_round=2).take_failure() is None
+def follow(
+    history: Sequence[dict[str, Any]], *, in_round: int = 1, outage: bool = False, minute: float = 0
+) -> Again | Over:
+    now = START + timedelta(minutes=minute)
+    return decide(in_round, "it died", history, is_outage=outage, now=now)
 
 
-def test_a_new_round_begins_with_no_attempt(tmp_path: Path) -> None:
-    die(tmp_path, Kind.INFERENCE, Kind.INFERENCE)
-    note = note_of(tmp_path, server="y", job_round=2)
-    note.begin(Phase.DENOISE)
-    problem = note_of(tmp_path, server="z", job_round=2).take_failure()
-    assert problem
-    assert problem.message.endswith("(attempt 1 of 3)")
+def test_a_round_has_three_attempts() -> None:
+    history = [state("SCHEDULED"), state("RUNNING"), state("CRASHED")]
+    numbers, pauses = [], []
+    while isinstance(then := follow(history), Again):
+        numbers.append(then.attempt)
+        pauses.append(then.pause)
+        history += [scheduled(then), state("RUNNING"), state("CRASHED")]
+    assert numbers == [2, 3]
+    assert tuple(pauses) == PAUSES
+    assert then == Over(ATTEMPTS)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"round": "x"}', b"[]"])
-def test_a_note_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
-    attempts_path(tmp_path, "run").write_bytes(content)
-    note = note_of(tmp_path, server="a")
-    assert note.take_failure() is None
-    note.begin(Phase.LOAD)
-    assert note_of(tmp_path, server="b").take_failure()
+def test_polite_hand_overs_are_no_attempts() -> None:
+    hand_over = [state("RUNNING"), state("SCHEDULED", "handed back by its host")] * 5
+    then = follow([*hand_over, state("RUNNING"), state("CRASHED")])
+    assert isinstance(then, Again)
+    assert then.attempt == 2
 
 
-def test_a_note_that_cannot_be_written_is_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").touch()
-    note = note_of(tmp_path / "file", server="a")
-    note.begin(Phase.LOAD)
-    note.clear()
-    assert "attempts cannot be noted: File exists" in caplog.text
+def test_the_next_round_counts_anew() -> None:
+    history = [scheduled(follow([])), scheduled(follow([scheduled(follow([]))]))]
+    assert follow(history) == Over(3)
+    then = follow(history, in_round=2)
+    assert isinstance(then, Again)
+    assert (then.attempt, number_of(2, [*history, scheduled(then)])) == (2, 2)
 
 
-@settings(max_examples=50, deadline=None)  # it writes files
-@given(st.lists(st.tuples(st.sampled_from(list(Kind)), st.sampled_from(["dies", "ends", "fails"]))))
-def test_whatever_a_job_does_three_servers_at_most_die_under_one_round(
-    tmp_path_factory: pytest.TempPathFactory, story: list[tuple[Kind, str]]
-) -> None:
-    folder, deaths, told = tmp_path_factory.mktemp("job"), 0, 0
-    for kind, how in story:
-        note = note_of(folder, server=f"server-{deaths}", kind=kind)
-        if note.take_failure():
-            told += 1
+def test_a_crash_that_two_keepers_saw_counts_once() -> None:
+    first = follow([state("CRASHED")])
+    again = [state("CRASHED"), scheduled(first), scheduled(first)]
+    then = follow([*again, state("CRASHED")])
+    assert isinstance(then, Again)
+    assert then.attempt == 3
+
+
+def test_an_outage_of_ours_costs_no_attempt_but_time() -> None:
+    history: list[dict[str, Any]] = []
+    pauses = []
+    for n in range(len(OUTAGE_PAUSES) + 2):
+        then = follow(history, outage=True, minute=n)
+        assert isinstance(then, Again)
+        assert then.attempt == 1
+        pauses.append(then.pause)
+        history.append(scheduled(then, minute=n))
+    assert tuple(pauses[: len(OUTAGE_PAUSES)]) == OUTAGE_PAUSES
+    assert set(pauses[len(OUTAGE_PAUSES) :]) == {OUTAGE_PAUSES[-1]}
+    late = follow(history, outage=True, minute=LONGEST_OUTAGE.total_seconds() / 60 + 1)
+    assert isinstance(late, Again)
+    assert late.attempt == 2
+
+
+@given(st.lists(st.sampled_from(["crash", "outage", "hand-over", "twice"]), max_size=12))
+def test_a_job_never_has_more_attempts_than_three(ends: list[str]) -> None:
+    history: list[dict[str, Any]] = []
+    crashes = 0
+    for end in ends:
+        if end == "hand-over":
+            history.append(state("SCHEDULED", "handed back"))
             continue
-        note.begin(Phase.DENOISE)
-        if how == "dies":
-            deaths += 1
-        else:
-            note.clear()
-    assert deaths <= LIMIT
-    assert told <= len(story) - deaths
+        then = follow(history, outage=end == "outage")
+        crashes += end != "outage"
+        if crashes >= ATTEMPTS and end != "outage":
+            assert then == Over(ATTEMPTS)
+            return
+        history += [scheduled(then)] * (2 if end == "twice" else 1)
+        assert number_of(1, history) == crashes + 1
+    assert number_of(1, history) <= ATTEMPTS
 
 
-def die(folder: Path, *kinds: Kind) -> None:
-    """One server after the other dies under this kind of work, and the next is asked for it."""
-    for number, kind in enumerate(kinds):
-        note_of(folder, server=f"dead-{number}", kind=kind).begin(Phase.DENOISE)
-        assert note_of(folder, server=f"next-{number}", kind=kind).take_failure()
+@given(st.text(max_size=2000), st.integers(1, 50))
+def test_any_reason_can_be_read_again(reason: str, in_round: int) -> None:
+    then = decide(in_round, reason, [], is_outage=False, now=START)
+    assert isinstance(then, Again)
+    written = scheduled(then)
+    assert begins_attempt(written)
+    assert number_of(in_round, [written]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "passes", "outage"),
+    [
+        ("CRASHED", "", True, False),
+        ("FAILED", "Flow run encountered an exception: InferenceStalled: no progress", True, False),
+        ("FAILED", "encountered an exception: InferenceFailed: the model failed", True, False),
+        ("FAILED", "an exception: StorageUnavailable: Storage does not answer", True, True),
+        ("FAILED", "an exception: PrefectUnavailable: away", True, True),
+        ("FAILED", "an exception: ConnectError: all attempts failed", True, False),
+        ("FAILED", "an exception: httpx.ConnectError: all attempts failed", True, False),
+        ("FAILED", "Ended early by exception: ImageUnavailable: gone", False, False),
+        ("FAILED", "an exception: MemoryTooSmall: 50 GB", False, False),
+        ("FAILED", "an exception: StaleExecution: left", False, False),
+        ("FAILED", "Validation of flow parameters failed with error: width", False, False),
+        ("CANCELLED", "", False, False),
+        ("COMPLETED", "", False, False),
+    ],
+)
+def test_what_another_attempt_may_mend(kind: str, message: str, passes: bool, outage: bool) -> None:
+    assert (can_pass(kind, message), is_outage(kind, message)) == (passes, outage)
+
+
+def test_only_what_schedules_a_settled_run_starts_it_again() -> None:
+    ended = START + timedelta(minutes=10)
+    before = [state("SCHEDULED"), state("RUNNING", minute=5), state("FAILED", minute=10)]
+    orphan = [state("RUNNING", minute=11), state("COMPLETED", minute=12)]
+    retry = [state("SCHEDULED", minute=13)]
+    assert not was_started_again([*before, *orphan], ended)
+    assert was_started_again([*before, *retry], ended)

@@ -9,8 +9,8 @@ from threading import Thread
 
 import pytest
 
-from stillreel.inference.attempts import attempts_path
 from stillreel.inference.entry import InferenceOrder, Kind, State
+from stillreel.inference.in_hand import note_path
 from stillreel.inference.runner import Pulse, Runner
 from stillreel.inference.server import patience_on
 from stillreel.inference.watchdog import Silence
@@ -143,9 +143,9 @@ def test_a_server_that_is_asked_to_stop_charges_nobody(
     gate = script.gate("sea")
     runner.start(Kind.INFERENCE, "run", order(tmp_path, "sea"))
     gate.wait()
-    assert attempts_path(tmp_path, "run").exists()
+    assert note_path(tmp_path, "run").exists()
     runner.stop()
-    assert not attempts_path(tmp_path, "run").exists()
+    assert not note_path(tmp_path, "run").exists()
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)

@@ -14,12 +14,19 @@ from stillreel.job import Phase
 log = logging.getLogger("stillreel.inference")
 
 LIMIT = 3
-"""Attempts of one round of a job that may end with their server."""
+"""Servers that may end under one round of a job, on one host."""
 
 
-def attempts_path(folder: Path, run_id: str) -> Path:
-    """Where, among the work files of a job, the attempts of its run are noted."""
-    return folder / f"attempts-{run_id}.json"
+def note_path(folder: Path, run_id: str) -> Path:
+    """Where, among the work files of a job, it is noted what of its run a server has in hand."""
+    return folder / f"in-hand-{run_id}.json"
+
+
+def forget_deaths(folder: Path, run_id: str) -> None:
+    """Begin anew once no server may end under this round any more: a person may retry it."""
+    path = note_path(folder, run_id)
+    if len(_read(path).failed) >= LIMIT:
+        path.unlink(missing_ok=True)
 
 
 class Begun(BaseModel):
@@ -27,11 +34,13 @@ class Begun(BaseModel):
 
     server: str
     phase: Phase
+    execution: int = 1
+    """Of its run: who had asked for it."""
     problem: Problem | None = None
     """Why the server ends under it, where the server could say so."""
 
 
-class Attempts(BaseModel):
+class InHand(BaseModel):
     """What is known of one round of a job: what is in hand, and what ended with its server."""
 
     round: int = 1
@@ -39,65 +48,76 @@ class Attempts(BaseModel):
     failed: list[Problem] = Field(default_factory=list)
 
 
-class AttemptNote:
+class InHandNote:
     """The note about one kind of work of a run, as one server writes and reads it.
 
     Only what a server has begun is noted, so that a job that merely waits is never charged for
     what another one does to the server. A note that cannot be written is a warning in the log.
     """
 
-    def __init__(self, path: Path, kind: Kind, *, job_round: int, server: str) -> None:
+    def __init__(
+        self, path: Path, kind: Kind, *, job_round: int, execution: int, server: str
+    ) -> None:
         self._path = path
         self._kind = kind
         self._round = job_round
+        self._execution = execution
         self._server = server
 
     def begin(self, phase: Phase, problem: Problem | None = None) -> None:
         """Write down that the work is in this phase or, with a problem, that it ends there."""
-        attempts = self._read()
-        attempts.begun[self._kind] = Begun(server=self._server, phase=phase, problem=problem)
-        self._write(attempts)
+        known = self._read()
+        known.begun[self._kind] = Begun(
+            server=self._server, phase=phase, execution=self._execution, problem=problem
+        )
+        self._write(known)
 
     def clear(self) -> None:
         """Write down that the work has ended and the server lives, or ends for other reasons."""
-        attempts = self._read()
-        if attempts.begun.pop(self._kind, None) is not None:
-            self._write(attempts)
+        known = self._read()
+        if known.begun.pop(self._kind, None) is not None:
+            self._write(known)
 
     def take_failure(self) -> Problem | None:
         """Why what another server had begun has failed, told once; None when this may begin.
 
-        After LIMIT of them it may not begin any more in this round.
+        Only the execution that had asked for it is told: one that came later was started because
+        that one had ended. After LIMIT of them nothing may begin any more in this round.
         """
-        attempts = self._read()
-        lost = {k: begun for k, begun in attempts.begun.items() if begun.server != self._server}
+        known = self._read()
+        lost = {k: begun for k, begun in known.begun.items() if begun.server != self._server}
         if lost:
-            attempts.begun = {k: b for k, b in attempts.begun.items() if k not in lost}
-            attempts.failed += [begun.problem or _died(begun.phase) for begun in lost.values()]
-            self._write(attempts)
-        elif len(attempts.failed) < LIMIT:
+            known.begun = {k: begun for k, begun in known.begun.items() if k not in lost}
+            known.failed += [begun.problem or _died(begun.phase) for begun in lost.values()]
+            self._write(known)
+        is_told = any(begun.execution == self._execution for begun in lost.values())
+        if not is_told and len(known.failed) < LIMIT:
             return None
-        last, number = attempts.failed[-1], len(attempts.failed)
+        last, number = known.failed[-1], len(known.failed)
         return Problem(code=last.code, message=f"{last.message} (attempt {number} of {LIMIT})")
 
-    def _read(self) -> Attempts:
-        try:
-            attempts = Attempts.model_validate_json(self._path.read_bytes())
-        except (OSError, ValidationError):  # none yet, or of another version
-            return Attempts(round=self._round)
-        return attempts if attempts.round == self._round else Attempts(round=self._round)
+    def _read(self) -> InHand:
+        known = _read(self._path)
+        return known if known.round == self._round else InHand(round=self._round)
 
-    def _write(self, attempts: Attempts) -> None:
+    def _write(self, known: InHand) -> None:
         try:
-            if not attempts.begun and not attempts.failed:
+            if not known.begun and not known.failed:
                 self._path.unlink(missing_ok=True)
                 return
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_name(f"{self._path.name}.new")
-            temporary.write_text(attempts.model_dump_json())
+            temporary.write_text(known.model_dump_json())
             temporary.replace(self._path)
         except OSError as exc:
-            log.warning("attempts cannot be noted: %s", exc.strerror)
+            log.warning("what is in hand cannot be noted: %s", exc.strerror)
+
+
+def _read(path: Path) -> InHand:
+    try:
+        return InHand.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # none yet, or of another version
+        return InHand(round=0)
 
 
 def _died(phase: Phase) -> Problem:
