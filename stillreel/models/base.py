@@ -118,8 +118,8 @@ class ModelSpec:
         """The presets that take weights from this repository."""
         return tuple(
             name
-            for name in self.presets
-            if repo_id in (repository.repo_id for repository in self.repositories_of(name))
+            for name, preset in self.presets.items()
+            if repo_id in (preset.repo_id or self.repo_id, *preset.beside)
         )
 
 

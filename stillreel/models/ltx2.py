@@ -129,8 +129,9 @@ class Ltx2Backend:
         if self._networks is None:
             raise InferenceFailed("the model was used before it was loaded")
         if self._folder_of(preset) != self._networks.folder:
+            networks = self._open(preset)
             self.close()
-            self._networks = self._open(preset)
+            self._networks = networks
         return self._networks
 
     def _open(self, preset: str) -> Networks:

@@ -28,7 +28,7 @@ def find_weights(spec: ModelSpec, settings: InferenceSettings, *, repo_id: str =
         folder = _in_model_path(Path(settings.model_path).expanduser(), spec, repo_id)
     else:
         folder = _in_cache(spec, repo_id)
-    _check_class(folder, spec, spec.repository(repo_id))
+    _check_class(folder, spec, repo_id)
     return folder
 
 
@@ -159,9 +159,10 @@ def _pull_of(spec: ModelSpec, repo_id: str) -> str:
     return f"stillreel models pull {spec.name}{option}"
 
 
-def _check_class(folder: Path, spec: ModelSpec, repository: Repository) -> None:
+def _check_class(folder: Path, spec: ModelSpec, repo_id: str) -> None:
     found = _read_json(folder / INDEX).get("_class_name")
-    allowed = repository.pipelines or spec.pipelines
+    own = [known.pipelines for known in spec.repositories if known.repo_id == repo_id]
+    allowed = next(filter(None, own), spec.pipelines)
     if found not in allowed:
         raise ModelUnavailable(
             f"The weights found for the model {spec.name} are a {found}, and it needs a "

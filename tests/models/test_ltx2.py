@@ -163,6 +163,7 @@ def test_the_default_takes_one_forward_a_step_at_the_exact_noise_levels(
     sizes = [(values["height"], values["width"]) for values in given]
     assert sizes == [(1, 2)] * 8 + [(2, 4)] * 3
     assert {len(values["hidden_states"]) for values in given} == {1}
+    assert {values["use_cross_timestep"] for values in given} == {False}  # that is newer than 2.0
 
 
 def test_steps_are_counted_over_both_stages_after_the_text(backend: Ltx2Backend) -> None:
