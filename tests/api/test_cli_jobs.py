@@ -161,6 +161,21 @@ def test_estimate_and_models(run: Run) -> None:
     assert first["weights"] == []
 
 
+def test_styles_are_listed_and_ordered(run: Run) -> None:
+    assert re.search(r"^noir +slow truck left", ok(run("styles")), re.MULTILINE)
+    listed = json.loads(ok(run("styles", "--json")))
+    assert "noir" in [style["name"] for style in listed["styles"]]
+    words = ["--style", "noir", "--camera", "pan left", "--negative-prompt", "ducks"]
+    job_id = ok(run("submit", "--prompt", "a boat", *words, *SIZE)).strip()
+    shown = ok(run("status", job_id))
+    assert re.search(r"^style +noir", shown, re.MULTILINE)
+    assert re.search(r"^camera +pan left", shown, re.MULTILINE)
+    estimate = ["estimate", "--prompt", "a boat", "--style", "noir", "--camera", "fly"]
+    error = run(*estimate).exception
+    assert isinstance(error, errors.StillreelError)
+    assert "no motion 'fly'" in error.message
+
+
 def test_wrong_input_ends_with_2(run: Run, tmp_path: Path) -> None:
     for arguments in (
         ["submit", str(tmp_path / "none.jpg")],

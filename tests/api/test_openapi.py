@@ -95,6 +95,7 @@ def test_both_documents_and_what_is_beyond_are_in_it(document: dict[str, Any]) -
         ("GET", "/api/v1/batches/{batch_id}"),
         ("POST", "/api/v1/estimate"),
         ("GET", "/api/v1/models"),
+        ("GET", "/api/v1/styles"),
         ("GET", "/api/v1/usage"),
         ("POST", "/v1/videos"),
         ("GET", "/v1/videos"),

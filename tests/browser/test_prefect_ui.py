@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from stillreel.job import JobSpec
+from stillreel.models.motions import MOTIONS
+from stillreel.models.styles import get_styles
 from tests.stack import Stack, running_stack
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Shoot
 
 CHOICES = {
+    "style": ["", *get_styles()],
     "model": ["preview", "wan-2.2", "ltx-2"],
     "codec": ["h264", "av1"],
     "quality": ["standard", "high"],
@@ -58,6 +61,16 @@ def test_a_field_with_choices_is_a_list(
     open_choices(page, name)
 
     assert page.get_by_role("option").all_inner_texts() == choices
+
+
+def test_the_camera_is_a_list_of_motions_or_words(stack: Stack, page: Page) -> None:
+    open_form(page, stack)
+    field_of(page, "camera").get_by_role("tab", name="one motion").click()
+    field_of(page, "camera").get_by_role("button", name="Select").click()
+    assert page.get_by_role("option").all_inner_texts() == ["", *MOTIONS]
+    page.keyboard.press("Escape")
+    field_of(page, "camera").get_by_role("tab", name="in words").click()
+    field_of(page, "camera").get_by_role("textbox").fill("slow pan left and tilt up")
 
 
 def test_a_video_is_made_from_the_form(stack: Stack, page: Page) -> None:

@@ -20,6 +20,8 @@ from prefect.workers.process import ProcessJobConfiguration
 from stillreel.deploy import _check_deployed, _template, check_entrypoint, read_plan
 from stillreel.errors import DeploymentInvalid
 from stillreel.job import JobSpec
+from stillreel.models.motions import MOTIONS
+from stillreel.models.styles import get_styles
 from stillreel.project import project_dir
 from tests.integration.conftest import Bucket
 from tests.stack import Stack, env_of
@@ -70,6 +72,27 @@ def test_a_deployment_takes_exactly_the_fields_of_a_job(stack: Stack) -> None:
     for schema in described(stack)["schemas"].values():
         ordered = sorted(schema, key=lambda name: schema[name]["position"])
         assert ordered == list(JobSpec.model_fields)
+
+
+def test_the_form_of_a_deployment_offers_styles_and_motions(stack: Stack) -> None:
+    for schema in described(stack)["schemas"].values():
+        assert schema["style"]["enum"] == ["", *get_styles()]
+        assert schema["camera"]["anyOf"][0]["enum"] == ["", *MOTIONS]
+
+
+def test_prefects_own_door_takes_what_the_form_can_send_and_no_unknown_style(
+    stack: Stack,
+) -> None:
+    made = stack.api.post("/deployments/filter", json={}).json()
+    path = f"/deployments/{made[0]['id']}/create_flow_run"
+    for values, is_taken in (
+        ({"style": "noir", "camera": "pan left"}, True),
+        ({"style": "", "camera": "slow dolly in and tilt up"}, True),
+        ({"style": "none of these"}, False),
+    ):
+        body = {"parameters": {"prompt": "a boat", **values}, "state": {"type": "CANCELLED"}}
+        answer = stack.api.post(path, json=body)
+        assert answer.is_success is is_taken, answer.text
 
 
 def test_without_a_server_address_the_error_says_what_to_set(tmp_path: Path) -> None:

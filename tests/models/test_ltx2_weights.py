@@ -64,6 +64,20 @@ def test_a_negative_prompt_changes_a_guided_video(deep: Path) -> None:
     assert not equal(usual.arrays, other.arrays)
 
 
+def test_what_a_style_does_not_want_joins_the_negative_prompt_that_holds(deep: Path) -> None:
+    from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT
+
+    backend = backend_of(deep)
+
+    def made(**texts: str) -> Generated:
+        return backend.generate(shot_of("dev", steps=2, **texts), None, quiet)
+
+    style = made(style_negative="text")
+    assert equal(style.arrays, made(negative_prompt=f"{DEFAULT_NEGATIVE_PROMPT}, text").arrays)
+    assert not equal(style.arrays, made().arrays)
+    assert style.warnings == ()
+
+
 def test_two_stages_of_the_dev_weights_end_with_the_lora_switched_on(deep: Path) -> None:
     import torch
 

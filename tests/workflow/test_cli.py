@@ -244,6 +244,20 @@ def test_a_prefect_server_that_is_away_is_told_in_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(["--style", "sepia"], "no style 'sepia'"), (["--camera", "fly"], "no motion 'fly'")],
+    ids=["style", "camera"],
+)
+def test_an_unknown_style_or_motion_is_refused_in_one_line(
+    run: Run, option: list[str], words: str
+) -> None:
+    done = run("generate", "--prompt", "a boat", *option)
+    assert done.code == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
+
+
 def test_version_and_help_work(run: Run) -> None:
     assert run("version").out.strip().count(".") == 2
     assert "generate" in run("--help").out
