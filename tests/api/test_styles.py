@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 
 from stillreel.client import Client
 from stillreel.models.motions import MOTIONS
@@ -31,7 +32,8 @@ preset = "fast"
 
 def parameters(api: Api, job_id: str) -> dict[str, Any]:
     """The order as the job's run has it."""
-    return api.app.state.services.reader.peek(job_id).record.parameters
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(api.job(job_id)["run_id"]).parameters
 
 
 @pytest.fixture
