@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,15 @@ def test_the_styles_of_this_machine_are_listed_without_an_api(
     shown = CliRunner().invoke(app, ["styles"]).stdout
     assert "sepia         -" in shown
     assert "pan left" in shown
+
+
+def test_the_page_lists_our_styles_and_its_example_is_a_good_file(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "styles.md").read_text()
+    listed = re.findall(r"^\| `([a-z-]+)` \| (.+) \| `(.+)` \|$", page, re.MULTILINE)
+    ours = [(name, s.description, s.camera) for name, s in read_styles(OWN_FILE).items()]
+    assert listed == ours
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "styles.toml").write_text(example)
+    assert [*read_styles(tmp_path / "styles.toml")] == ["sunset"]
+    motions = re.findall(r"`([a-z ]+)`", page[page.index("| Axis") : page.index("One motion")])
+    assert motions == [*MOTIONS]
