@@ -115,7 +115,7 @@ def read_camera(words: str) -> Camera:
         found[axis] = name
     if not found:
         raise _unknown(words)
-    is_still = set(found) <= {"all"}
+    is_still = set(found) <= {"all", "hand"}
     return Camera(tuple(found[axis] for axis in _AXES if axis in found), "" if is_still else speed)
 
 

@@ -34,6 +34,7 @@ MOVING = st.tuples(
         ("dolly in with handheld", "dolly in and handheld"),
         ("still", "static"),
         ("slow static", "static"),
+        ("fast handheld", "handheld"),
     ],
 )
 def test_usual_spellings_have_one_canonical_form(words: str, canonical: str) -> None:
