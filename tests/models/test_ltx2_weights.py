@@ -15,6 +15,7 @@ from stillreel.models.base import Generated
 from stillreel.models.ltx2 import Ltx2Backend
 from stillreel.models.ltx2_plans import LORA_BYTES, PLANS, plans_for
 from stillreel.models.ltx2_stages import GUIDED, STAGES
+from stillreel.models.ltx2_text import texts_of
 from stillreel.models.ltx2_weights import FP8_SKIPS, Networks
 from stillreel.models.memory import GB, MemoryPlan, choose, peak, tokens_of
 from stillreel.models.torch_backend import run_with_fallback
@@ -67,15 +68,20 @@ def test_a_negative_prompt_changes_a_guided_video(deep: Path) -> None:
 def test_what_a_style_does_not_want_joins_the_negative_prompt_that_holds(deep: Path) -> None:
     from diffusers.pipelines.ltx2.utils import DEFAULT_NEGATIVE_PROMPT
 
+    shot = shot_of("dev", steps=2, negative_prompt="blur", style_negative="text")
     backend = backend_of(deep)
-
-    def made(**texts: str) -> Generated:
-        return backend.generate(shot_of("dev", steps=2, **texts), None, quiet)
-
-    style = made(style_negative="text")
-    assert equal(style.arrays, made(negative_prompt=f"{DEFAULT_NEGATIVE_PROMPT}, text").arrays)
-    assert not equal(style.arrays, made().arrays)
-    assert style.warnings == ()
+    style, own, both = (
+        backend.generate(each, None, quiet).arrays
+        for each in (
+            shot,
+            shot_of("dev", steps=2, negative_prompt="blur"),
+            shot_of("dev", steps=2, negative_prompt="blur, text"),
+        )
+    )
+    assert equal(style, both)
+    assert not equal(style, own)
+    alone = texts_of(shot.model_copy(update={"negative_prompt": ""}), STAGES["dev"])
+    assert alone["negative_prompt"] == f"{DEFAULT_NEGATIVE_PROMPT}, text"
 
 
 def test_two_stages_of_the_dev_weights_end_with_the_lora_switched_on(deep: Path) -> None:
