@@ -240,6 +240,8 @@ class Clip(_Value):
     has_audio: bool
     decode_gpu_seconds: float
     encode_seconds: float
+    warnings: tuple[str, ...] = ()
+    """Of the decode."""
 
     @property
     def seconds(self) -> float:

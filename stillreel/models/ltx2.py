@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from PIL import Image
 from stillreel.errors import InferenceFailed, RequestRejected
 from stillreel.job import Phase, Shot
 from stillreel.models.base import Decoded, Generated, LatentArrays, ModelSpec, OnStep
+from stillreel.models.decoding import Way, decode_by
 from stillreel.models.embeddings import EmbeddingCache
 from stillreel.models.ltx2_decode import as_made, frames_of, sound_of
 from stillreel.models.ltx2_denoise import Denoising
@@ -23,6 +24,7 @@ from stillreel.models.ltx2_stages import STAGES, Stage, lora_of, steps_of
 from stillreel.models.ltx2_text import encode, texts_of
 from stillreel.models.ltx2_weights import Networks
 from stillreel.models.memory import MemoryPlan
+from stillreel.models.shots import usual
 from stillreel.models.torch_backend import (
     check_shape,
     dtype_on,
@@ -32,12 +34,15 @@ from stillreel.models.torch_backend import (
     released,
     require,
     run_planned,
+    say_plan,
 )
 from stillreel.models.weights import find_weights
 from stillreel.settings import InferenceSettings, get_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "av")
 
@@ -65,6 +70,8 @@ class Ltx2Backend:
         networks = Networks(find_weights(self.spec, self._settings), device, dtype_on(device))
         networks.check()
         self._networks = networks
+        shot = usual(self.spec)
+        say_plan(self._spec_for(shot), shot, device)
 
     def generate(self, shot: Shot, image: Image.Image | None, on_step: OnStep) -> Generated:
         """The latents of `shot`, by the stages of its preset; its steps are those of all stages.
@@ -79,26 +86,26 @@ class Ltx2Backend:
                 f"The preset {shot.preset} of {self.spec.name} needs more than {shot.steps} steps; "
                 "ask for more, or leave steps out."
             )
-        spec = replace(self.spec, plans=plans_for(self.spec.plans, shot, stages))
         work = partial(self._generate, shot, image, on_step, stages)
-        return run_planned(spec, shot, self._loaded.device, work)
+        return run_planned(self._spec_for(shot), shot, self._loaded.device, work)
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:
         """The frames, rgb24 in chunks of 8, and the sound where the shot has it.
 
-        Raises InferenceFailed when the latents are not those of this shot.
+        The transformer leaves the GPU where there is no room beside it. Raises InferenceFailed
+        when the latents are not those of this shot, and MemoryTooSmall, as do the chunks.
         """
         import torch
 
-        networks = self._loaded
+        device = self._loaded.device
         video, audio = (torch.from_numpy(array) for array in _checked(shot, arrays))
-        vae = networks.small("vae")
-        latents = as_made(vae, video.to(networks.device))
-        decoded = Decoded(shot.width, shot.height, shot.frames, frames_of(vae, latents))
+        decoded = Decoded(shot.width, shot.height, shot.frames, iter(()))
         if shot.audio:
-            audio_vae, vocoder = networks.small("audio_vae"), networks.small("vocoder")
-            sound = sound_of(audio_vae, vocoder, audio.to(networks.device), shot.seconds)
+            ways = self._ways(lambda: iter([self._sound(audio, shot.seconds)]))
+            (sound,) = decode_by(ways, device, decoded.warnings)
             decoded.audio, decoded.sample_rate = sound
+        ways = self._ways(lambda: self._frames(video))
+        decoded.chunks = decode_by(ways, device, decoded.warnings)
         return decoded
 
     def close(self) -> None:
@@ -107,11 +114,36 @@ class Ltx2Backend:
             device, self._networks = self._networks.device, None
             empty_cache(device)
 
+    def _spec_for(self, shot: Shot) -> ModelSpec:
+        """The facts with the memory plans as this shot needs them."""
+        return replace(self.spec, plans=plans_for(self.spec.plans, shot, STAGES[shot.preset]))
+
     @property
     def _loaded(self) -> Networks:
         if self._networks is None:
             raise InferenceFailed("the model was used before it was loaded")
         return self._networks
+
+    def _ways(self, start: Callable[[], Iterator[T]]) -> tuple[Way[T], ...]:
+        """Beside all that is on the GPU, else alone: the same numbers either way."""
+
+        def alone() -> Iterator[T]:
+            self._loaded.make_room()
+            return start()
+
+        warning = "Decoding ran out of GPU memory; the transformer made room, and it went on."
+        return Way(start), Way(alone, warning=warning)
+
+    def _frames(self, video: Tensor) -> Iterator[np.ndarray]:
+        networks = self._loaded
+        with released(networks.device):
+            vae = networks.small("vae")
+            yield from frames_of(vae, as_made(vae, video.to(networks.device)))
+
+    def _sound(self, audio: Tensor, seconds: float) -> tuple[np.ndarray, int]:
+        networks = self._loaded
+        audio_vae, vocoder = networks.small("audio_vae"), networks.small("vocoder")
+        return sound_of(audio_vae, vocoder, audio.to(networks.device), seconds)
 
     def _generate(
         self,

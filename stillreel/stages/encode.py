@@ -49,9 +49,11 @@ def encode(
         digest=latents.sha256, latents_path=str(path), spool_dir=str(folder / f"spool-{execution}")
     )
     gpu: dict[str, float] = {}
+    warnings: list[str] = []
 
     def on_entry(entry: Entry) -> None:
         gpu.update(entry.seconds)
+        warnings[:] = entry.warnings
 
     with connect(settings, run_id) as client:
         stall = get_model(spec.model).stall_seconds
@@ -83,6 +85,7 @@ def encode(
         has_audio=encoded.has_audio,
         decode_gpu_seconds=gpu.get("gpu", 0.0),
         encode_seconds=time.monotonic() - started,
+        warnings=tuple(warnings),
     )
     with suppress(OSError):  # it only spares the next try of this execution the work
         note.write_text(clip.model_dump_json())
