@@ -115,7 +115,7 @@ def usable_bytes(device: torch.device) -> int:
 
 
 def cap_memory(device: torch.device, size: int) -> None:
-    """Let this process take `size` bytes of the GPU at most, so that it stands in for a smaller one.
+    """Let this process take `size` bytes of the GPU at most: it stands in for a smaller one.
 
     Raises RequestRejected when the GPU itself is smaller. What CUDA takes for itself, about half
     a GB, comes on top.
