@@ -359,7 +359,7 @@ def test_a_missing_package_is_named_at_load(
 
 def test_the_newer_layout_sounds_at_its_own_rate(tmp_path: Path) -> None:
     """The same classes serve 2.3: the rate is read, never assumed."""
-    from tests.models import tiny_ltx2
+    from stillreel.models import tiny_ltx2
 
     backend = backend_of(tiny_ltx2.build(tmp_path / "LTX-2.3", layout="2.3"))
     generated = backend.generate(shot_of(), image_of(), quiet)

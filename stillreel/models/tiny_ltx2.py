@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import ascii_letters
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from stillreel.models.ltx2_weights import LORA
+
+if TYPE_CHECKING:
+    import torch
 
 Layout = Literal["2.0", "2.3"]
 
@@ -17,30 +22,21 @@ CAPTION = 16
 LATENT_CHANNELS = 8
 TEXT_LAYERS = 2
 LORA_RANK = 2
-LORA_NAME = "ltx-2-19b-distilled-lora-384.safetensors"
 
 
 def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 0) -> Path:
     """The folder of a tiny pipeline with its upsampler and its LoRA; a few MB, some seconds."""
     import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTX2Pipeline
+    from diffusers import LTX2Pipeline
     from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
 
     torch.manual_seed(seed)
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True,
-        base_shift=0.95,
-        max_shift=2.05,
-        base_image_seq_len=1024,
-        max_image_seq_len=4096,
-        shift_terminal=0.1,
-    )
     pipeline = LTX2Pipeline(
-        scheduler=scheduler,
+        scheduler=scheduler(),
         vae=_vae(),
         audio_vae=_audio_vae(),
         text_encoder=_text_encoder(),
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer(),
         connectors=_connectors(layout),
         transformer=_transformer(layout, layers),
         vocoder=_vocoder(layout),
@@ -50,21 +46,34 @@ def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 
         in_channels=LATENT_CHANNELS, mid_channels=32, num_blocks_per_stage=1
     )
     upsampler.save_pretrained(folder / "latent_upsampler")
-    _save_lora(folder / LORA_NAME, pipeline.transformer)
+    save_lora(folder / LORA, pipeline.transformer, rank=LORA_RANK, strength=0.2)
     return folder
 
 
-def _tokenizer() -> Any:
+def scheduler() -> Any:
+    """The official one."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=0.1,
+    )
+
+
+def tokenizer() -> Any:
+    """One that knows letters alone."""
     from transformers import GemmaTokenizer
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     letters = [*ascii_letters, "▁", ".", ","]
     pieces = special + [f"<0x{byte:02X}>" for byte in range(256)] + letters
-    tokenizer = GemmaTokenizer(
-        vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]
-    )
-    tokenizer.model_max_length = 1024
-    return tokenizer
+    made = GemmaTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[])
+    made.model_max_length = 1024
+    return made
 
 
 def _text_encoder() -> Any:
@@ -202,16 +211,18 @@ def _vocoder(layout: Layout) -> Any:
     ).eval()  # fmt: skip
 
 
-def _save_lora(path: Path, transformer: Any) -> None:
-    """A LoRA in the names of the official files, strong enough to be seen in each latent."""
+def save_lora(
+    path: Path, transformer: Any, *, rank: int, strength: float, dtype: torch.dtype | None = None
+) -> None:
+    """Write a LoRA in the names of the official files; at 0.2 it is seen in each latent."""
     import torch
     from safetensors.torch import save_file
 
     tensors = {}
     for name, module in transformer.named_modules():
         if name.startswith("transformer_blocks") and isinstance(module, torch.nn.Linear):
-            down = torch.randn(LORA_RANK, module.in_features) * 0.2
-            up = torch.randn(module.out_features, LORA_RANK) * 0.2
-            tensors[f"diffusion_model.{name}.lora_A.weight"] = down
-            tensors[f"diffusion_model.{name}.lora_B.weight"] = up
+            down = torch.randn(rank, module.in_features) * strength
+            up = torch.randn(module.out_features, rank) * strength
+            tensors[f"diffusion_model.{name}.lora_A.weight"] = down.to(dtype)
+            tensors[f"diffusion_model.{name}.lora_B.weight"] = up.to(dtype)
     save_file(tensors, path)
