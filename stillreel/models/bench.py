@@ -106,7 +106,11 @@ class Measured:
     def ratio(self, peak: float) -> float:
         """Denoising and decoding over the least that a GPU of `peak` TFLOP/s needs for them."""
         took = self.seconds(Phase.DENOISE) + self.seconds(Phase.DECODE)
-        return took / (self.work.flops / (peak * TERA))
+        return took * peak * TERA / self.work.flops
+
+    def denoise_ratio(self, peak: float) -> float:
+        """The same of denoising alone; decoders may compute in more than bf16."""
+        return self.seconds(Phase.DENOISE) * peak * TERA / self.work.denoise_flops
 
     def to_json(self, *, peak: float | None, price: float) -> dict[str, object]:
         """All of it as plain data; bytes are the most of the counted runs, 0 without a GPU."""
@@ -134,6 +138,7 @@ class Measured:
             "tflop": self.work.flops / TERA,
             "floor_seconds": self.work.flops / (peak * TERA) if peak else None,
             "ratio": self.ratio(peak) if peak else None,
+            "denoise_ratio": self.denoise_ratio(peak) if peak else None,
             "usd": cost_usd(self.video, price) if price else None,
             "warnings": sorted({text for run in (self.first, *runs) for text in run.warnings}),
         }

@@ -51,9 +51,14 @@ class Work:
     decode: float
 
     @property
+    def denoise_flops(self) -> float:
+        """Of all steps."""
+        return sum(part.count * part.flops for part in self.denoise)
+
+    @property
     def flops(self) -> float:
         """Of all of it."""
-        return sum(part.count * part.flops for part in self.denoise) + self.decode
+        return self.denoise_flops + self.decode
 
 
 def peak_of(gpu: str) -> float | None:
