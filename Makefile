@@ -13,7 +13,8 @@ override PROMPT := $(value PROMPT)
 export IMAGE PROMPT CHROMIUM
 
 .PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
-	types check wheel bench docs clean services test-api test-models
+	types check wheel bench docs clean services test-api test-models test-gpu \
+	bench-models
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -74,6 +75,9 @@ test-api: $(VENV)/.setup-dev ## Run the tests of the HTTP API, on a real Prefect
 test-models: $(VENV)/.setup-dev ## Of these only the AI models, on tiny ones made on the spot
 	@$(BIN)/python -m pytest tests/models $(ARGS)
 
+test-gpu: $(VENV)/.setup-dev ## Run the AI models in their real size on this machine's GPU
+	@$(BIN)/python -m pytest tests/gpu $(ARGS)
+
 services: ## Install the servers that integration tests start (Debian; uses sudo)
 	@tests/services/install.sh
 
@@ -109,6 +113,9 @@ wheel: $(VENV)/.setup-dev ## Build the wheel and prove it outside this directory
 
 bench: $(VENV)/.setup-dev ## Measure encoder, overlap and API; prints tables (20 minutes)
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-models: $(VENV)/.setup-dev ## Measure the AI models on this machine's GPU, without weights
+	@$(BIN)/stillreel models bench $(ARGS)
 
 docs: $(VENV)/.setup ## Write docs/settings.md anew from the code
 	@$(BIN)/python -m stillreel.settings_docs

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stillreel.cli_bench import bench_models
 from stillreel.command import api_client
 from stillreel.errors import SettingsInvalid, Unauthorized
 from stillreel.terminal import JsonFlag, print_facts, print_json, print_rows, say
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from stillreel.models.base import ModelSpec
 
 models = typer.Typer(no_args_is_help=True, help="Models and their weights.")
+models.command("bench")(bench_models)
 
 
 @models.command("list")

@@ -281,6 +281,8 @@ class Clip(_Value):
     encode_seconds: float
     encoder: str = ""
     """What made it, e.g. `libx264`; empty in results of earlier releases."""
+    warnings: tuple[str, ...] = ()
+    """Of the decode."""
 
     @property
     def seconds(self) -> float:

@@ -64,7 +64,7 @@ def write_receipt(
             "encoder": clip.encoder,
             "audio": clip.has_audio,
         },
-        "warnings": [*shot.warnings, *latents.warnings],
+        "warnings": [*shot.warnings, *latents.warnings, *clip.warnings],
         "took": {
             "fetch_seconds": round(prepared.seconds, 3),
             "infer_seconds": {name: round(value, 3) for name, value in latents.seconds.items()},

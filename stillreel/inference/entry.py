@@ -73,6 +73,8 @@ class Entry(BaseModel):
     position: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)
     dtype: str = ""
+    warnings: list[str] = Field(default_factory=list[str])
+    """Of a finished decode; those of an inference are with its latents."""
     attached: bool = False
     problem: Problem | None = None
 

@@ -325,8 +325,9 @@ class Runner:
         backend = self._ensure(shot.model, on_step)
         decoded = backend.decode(shot, read_arrays(path))
         write_spool(Path(order.spool_dir), decoded, lambda n, of: on_step(Phase.DECODE, n, of))
+        seconds = {**work.entry.seconds, "gpu": _gpu_seconds(work, backend)}
         work.entry = work.entry.model_copy(
-            update={"seconds": {**work.entry.seconds, "gpu": _gpu_seconds(work, backend)}}
+            update={"seconds": seconds, "warnings": list(decoded.warnings)}
         )
 
     def _ensure(self, model: ModelName, on_step: OnStep) -> Backend:

@@ -136,6 +136,8 @@ class Decoded:
     audio: np.ndarray | None = None
     """float32, (samples, 2), -1..1."""
     sample_rate: int = 0
+    warnings: list[str] = field(default_factory=list[str])
+    """What the result says about this decode; complete when the chunks are at their end."""
 
 
 @dataclass

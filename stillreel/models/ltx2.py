@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,7 @@ from PIL import Image
 from stillreel.errors import InferenceFailed, RequestRejected
 from stillreel.job import Phase, Shot, frames_for
 from stillreel.models.base import Decoded, Generated, LatentArrays, ModelSpec, OnStep
+from stillreel.models.decoding import Way, decode_by
 from stillreel.models.embeddings import EmbeddingCache
 from stillreel.models.ltx2_decode import as_made, frames_of, last_frames, sound_of
 from stillreel.models.ltx2_denoise import Denoising
@@ -33,6 +34,7 @@ from stillreel.models.ltx2_stages import STAGES, Stage, steps_of
 from stillreel.models.ltx2_text import encode, texts_of
 from stillreel.models.ltx2_weights import Networks
 from stillreel.models.memory import MemoryPlan
+from stillreel.models.shots import usual
 from stillreel.models.torch_backend import (
     check_shape,
     dtype_on,
@@ -42,12 +44,15 @@ from stillreel.models.torch_backend import (
     released,
     require,
     run_planned,
+    say_plan,
 )
 from stillreel.models.weights import find_beside, find_preset, find_weights
 from stillreel.settings import InferenceSettings, get_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "av")
 
@@ -74,6 +79,8 @@ class Ltx2Backend:
         require(self.spec, *PACKAGES)
         hide_progress_bars()
         self._networks = self._open(find_preset(self.spec, self._settings))
+        shot = usual(self.spec)
+        say_plan(self._spec_for(shot), shot, self._networks.device)
 
     def generate(self, shot: Shot, image: Image.Image | None, on_step: OnStep) -> Generated:
         """The latents of `shot`, by the stages of its preset; its steps are those of all stages.
@@ -93,29 +100,30 @@ class Ltx2Backend:
         networks.check(stages, shot.preset)
         segments = segments_of(shot.frames, self._native_frames(shot))
         longest = shot.model_copy(update={"frames": max(segments)})
-        spec = replace(self.spec, plans=plans_for(self.spec.plans, longest, stages))
         work = partial(self._generate, shot, image, on_step, stages, segments)
-        return run_planned(spec, longest, networks.device, work)
+        return run_planned(self._spec_for(longest), longest, networks.device, work)
 
     def decode(self, shot: Shot, arrays: LatentArrays) -> Decoded:
         """The frames, rgb24 in chunks of about 8, and the sound where the shot has it.
 
-        Raises InferenceFailed when the latents are not those of this shot.
+        The transformer leaves the GPU where there is no room beside it. Raises InferenceFailed
+        when the latents are not those of this shot, and MemoryTooSmall, as do the chunks.
         """
         networks = self._networks_for(shot.preset)
         videos, sounds = _checked(shot, arrays)
         segments = [8 * (video.shape[2] - 1) + 1 for video in videos]
-        chunks = join([self._frames(networks, video) for video in videos])
-        decoded = Decoded(shot.width, shot.height, shot.frames, chunks)
+        decoded = Decoded(shot.width, shot.height, shot.frames, iter(()))
         if shot.audio:
             waves = [
-                self._sound(networks, sound, frames / shot.fps)
+                self._sound(networks, sound, frames / shot.fps, decoded.warnings)
                 for sound, frames in zip(sounds, segments, strict=True)
             ]
             decoded.sample_rate = waves[0][1]
             decoded.audio = join_sound(
                 [wave for wave, _ in waves], segments, shot.fps, decoded.sample_rate
             )
+        ways = _ways(networks, lambda: join([_frames(networks, video) for video in videos]))
+        decoded.chunks = decode_by(ways, networks.device, decoded.warnings)
         return decoded
 
     def close(self) -> None:
@@ -123,6 +131,10 @@ class Ltx2Backend:
         if self._networks is not None:
             device, self._networks = self._networks.device, None
             empty_cache(device)
+
+    def _spec_for(self, shot: Shot) -> ModelSpec:
+        """The facts with the memory plans as this shot needs them."""
+        return replace(self.spec, plans=plans_for(self.spec.plans, shot, STAGES[shot.preset]))
 
     def _networks_for(self, preset: str) -> Networks:
         """Those of the repository that a preset is made with; one repository's at a time."""
@@ -192,24 +204,43 @@ class Ltx2Backend:
         return Generated(arrays, seconds, dtype, warnings=_warnings(shot, stages, segments))
 
     @staticmethod
-    def _frames(networks: Networks, latents: np.ndarray) -> Iterator[np.ndarray]:
+    def _sound(
+        networks: Networks, latents: np.ndarray, seconds: float, warnings: list[str]
+    ) -> tuple[np.ndarray, int]:
         import torch
 
-        vae = networks.small("vae")
-        yield from frames_of(vae, as_made(vae, torch.from_numpy(latents).to(networks.device)))
+        def sound() -> Iterator[tuple[np.ndarray, int]]:
+            audio_vae, vocoder = networks.small("audio_vae"), networks.small("vocoder")
+            given = torch.from_numpy(latents).to(networks.device)
+            yield sound_of(audio_vae, vocoder, given, seconds)
 
-    @staticmethod
-    def _sound(networks: Networks, latents: np.ndarray, seconds: float) -> tuple[np.ndarray, int]:
-        import torch
-
-        audio_vae, vocoder = networks.small("audio_vae"), networks.small("vocoder")
-        return sound_of(audio_vae, vocoder, torch.from_numpy(latents).to(networks.device), seconds)
+        (made,) = decode_by(_ways(networks, sound), networks.device, warnings)
+        return made
 
 
 def names_of(segment: int) -> tuple[str, str]:
     """The names of a segment's arrays, of video and of audio; the first one is 1."""
     more = f"_{segment}" if segment > 1 else ""
     return f"video{more}", f"audio{more}"
+
+
+def _ways(networks: Networks, start: Callable[[], Iterator[T]]) -> tuple[Way[T], ...]:
+    """Beside all that is on the GPU, else alone: the same numbers either way."""
+
+    def alone() -> Iterator[T]:
+        networks.make_room()
+        return start()
+
+    warning = "Decoding ran out of GPU memory; the transformer made room, and it went on."
+    return Way(start), Way(alone, warning=warning)
+
+
+def _frames(networks: Networks, latents: np.ndarray) -> Iterator[np.ndarray]:
+    import torch
+
+    with released(networks.device):
+        vae = networks.small("vae")
+        yield from frames_of(vae, as_made(vae, torch.from_numpy(latents).to(networks.device)))
 
 
 def _warnings(shot: Shot, stages: Sequence[Stage], segments: Sequence[int]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from stillreel.errors import ModelUnavailable
 from stillreel.models.ltx2_layouts import LAYOUTS, Layout, layout_in
 from stillreel.models.ltx2_stages import Lora, Stage
 from stillreel.models.memory import GB
+from stillreel.models.torch_backend import empty_cache
 from stillreel.models.weights import load_part, read_config
 
 if TYPE_CHECKING:
@@ -136,6 +137,11 @@ class Networks:
         """Give the text encoder's memory back, unless the GPU or the host has plenty of it."""
         if self._plan != "resident" and psutil.virtual_memory().available < ROOM_FOR_TEXT:
             self._text = None
+
+    def make_room(self) -> None:
+        """Drop all that a decode has no use for; what is needed again is loaded again."""
+        self._text = self._core = None
+        empty_cache(self.device)
 
     def core(self, lora: Lora, part: str = "transformer") -> Core:
         """The transformer of this folder and the connectors, for this use of the LoRA."""

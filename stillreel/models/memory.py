@@ -55,8 +55,8 @@ def choose(plans: Sequence[MemoryPlan], free_bytes: int, tokens: int) -> MemoryP
 
 
 def leaner(plans: Sequence[MemoryPlan], plan: MemoryPlan) -> MemoryPlan | None:
-    """The plan after `plan`; None when it is the last."""
-    after = plans.index(plan) + 1
+    """The plan after `plan`; None when it is the last, or none of them."""
+    after = plans.index(plan) + 1 if plan in plans else len(plans)
     return plans[after] if after < len(plans) else None
 
 

@@ -70,6 +70,12 @@ def resolve(
     return shot.model_copy(update={"seed": seed})
 
 
+def usual(model: ModelSpec) -> Shot:
+    """What an order of a prompt and nothing else comes to."""
+    order = JobSpec(model=model.name, prompt="a video")
+    return resolve(order, model, job_id="usual", image_size=None)
+
+
 def _check(spec: JobSpec, model: ModelSpec, *, has_image: bool) -> None:
     if not has_image and not spec.prompt:
         raise RequestRejected("There is neither an image nor a prompt; send one of them or both.")

@@ -106,11 +106,28 @@ def empty_cache(device: torch.device) -> None:
 
 
 def usable_bytes(device: torch.device) -> int:
-    """GPU memory that this process holds or could take, in bytes."""
+    """GPU memory that this process holds or could take, in bytes; within its cap, if it has one."""
     import torch
 
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device)
+    free, total = torch.cuda.mem_get_info(device)
+    cap = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return min(free + torch.cuda.memory_reserved(device), cap)
+
+
+def cap_memory(device: torch.device, size: int) -> None:
+    """Let this process take `size` bytes of the GPU at most: it stands in for a smaller one.
+
+    Raises RequestRejected when the GPU itself is smaller. What CUDA takes for itself, about half
+    a GB, comes on top.
+    """
+    import torch
+
+    _, total = torch.cuda.mem_get_info(device)
+    if size > total:
+        raise RequestRejected(
+            f"this GPU has {total / GB:.1f} GB, which cannot stand in for {size / GB:.1f} GB"
+        )
+    torch.cuda.set_per_process_memory_fraction(size / total, device)
 
 
 def check_shape(spec: ModelSpec, shot: Shot) -> None:
@@ -132,9 +149,14 @@ def plan_for(spec: ModelSpec, shot: Shot, device: torch.device) -> MemoryPlan:
 
     Raises MemoryTooSmall when none fits.
     """
-    if device.type != "cuda":
-        return CPU_PLAN
-    usable = usable_bytes(device)
+    return plan_within(spec, shot, usable_bytes(device)) if device.type == "cuda" else CPU_PLAN
+
+
+def plan_within(spec: ModelSpec, shot: Shot, usable: int) -> MemoryPlan:
+    """The first of the model's plans that fits into `usable` bytes; the log states it.
+
+    Raises MemoryTooSmall when none fits.
+    """
     tokens = tokens_of(shot.width, shot.height, shot.frames, frame_step=spec.frame_step)
     plan = choose(spec.plans, usable, tokens)
     log.info(
@@ -142,6 +164,21 @@ def plan_for(spec: ModelSpec, shot: Shot, device: torch.device) -> MemoryPlan:
         *(spec.name, plan.name, peak(plan, tokens) / GB, usable / GB, plan.description),
     )
     return plan
+
+
+def say_plan(spec: ModelSpec, shot: Shot, device: torch.device) -> None:
+    """State in the log how this host makes `shot`, the usual video of the model, or that it cannot.
+
+    Smaller ones may fit: each is looked at when it comes.
+    """
+    if device.type != "cuda":
+        log.warning("%s: there is no GPU here, so it runs on the CPU", spec.name)
+        return
+    try:
+        plan_within(spec, shot, usable_bytes(device))
+    except MemoryTooSmall as exc:
+        size = f"{shot.seconds:.0f} s of {shot.width}x{shot.height}"
+        log.warning("%s: its usual video, %s, does not fit: %s", spec.name, size, exc.message)
 
 
 def run_planned(spec: ModelSpec, shot: Shot, device: torch.device, work: Work) -> Generated:
@@ -162,7 +199,7 @@ def run_with_fallback(
     try:
         return _named(work(plan), plan)
     except torch.OutOfMemoryError as exc:
-        after = leaner(plans, plan) if plan in plans else None
+        after = leaner(plans, plan)
         if after is None:
             raise _too_small(plan) from exc
     # Outside of the handler: the error holds the frames, and they hold what filled the memory.

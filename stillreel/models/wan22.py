@@ -15,9 +15,11 @@ from PIL import Image
 from stillreel.errors import InferenceFailed
 from stillreel.job import Phase, Shot
 from stillreel.models.base import Decoded, Generated, LatentArrays, ModelSpec, OnStep
+from stillreel.models.decoding import Way, decode_by, held_back
 from stillreel.models.dmd import dmd_scheduler
 from stillreel.models.embeddings import EmbeddingCache, key_of
-from stillreel.models.memory import MemoryPlan
+from stillreel.models.memory import MemoryPlan, leaner
+from stillreel.models.shots import usual
 from stillreel.models.torch_backend import (
     check_shape,
     generator_for,
@@ -26,6 +28,7 @@ from stillreel.models.torch_backend import (
     released,
     require,
     run_planned,
+    say_plan,
     step_callback,
 )
 from stillreel.models.wan22_weights import CHANNELS, Wan22Weights
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 GUIDANCE = 5.0
 FLOW_SHIFT = 5.0
 TEXT_TOKENS = 512
+FULL = 3
+"""The latent frame from which on decoding takes no more memory: its caches are full."""
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，"
     "低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，"
@@ -69,6 +74,7 @@ class Wan22Backend:
         self._embeddings = EmbeddingCache(get_settings().host.home / "embeddings")
         self._weights = Wan22Weights(self.spec, self._settings)
         self._weights.use(self._weights.find_any())
+        say_plan(self.spec, usual(self.spec), self._weights.device)
 
     def generate(self, shot: Shot, image: Image.Image | None, on_step: OnStep) -> Generated:
         """The latents of `shot`; two forwards per step with guidance, one with distilled weights.
@@ -112,7 +118,8 @@ class Wan22Backend:
         """The frames, rgb24: one, then four at a time, bit for bit those of a decode in one piece.
 
         Only the plan for the smallest GPUs decodes in tiles, whose edges can differ a little.
-        Raises InferenceFailed when the latents are not those of this shot.
+        Raises InferenceFailed when the latents are not those of this shot; the chunks raise
+        MemoryTooSmall.
         """
         latents = arrays.get("video")
         if latents is None or latents.shape != _latent_shape(shot):
@@ -120,10 +127,18 @@ class Wan22Backend:
         return self.decode_with(plan_for(self.spec, shot, self._weights.device), shot, latents)
 
     def decode_with(self, plan: MemoryPlan, shot: Shot, latents: np.ndarray) -> Decoded:
-        """The frames by this plan; all but `tiled` give the same."""
-        self._weights.place("decode", plan)
-        chunks = self._frames(latents, tiled=plan.name == "tiled")
-        return Decoded(shot.width, shot.height, shot.frames, chunks)
+        """The frames by this plan, or the next leaner one; all but `tiled` give the same."""
+        decoded = Decoded(shot.width, shot.height, shot.frames, iter(()))
+        ways = [Way(lambda: self._frames(plan, latents))]
+        if after := leaner(self.spec.plans, plan):
+            warning = (
+                f"The plan {plan.name} ran out of GPU memory while decoding; the frames were "
+                f"decoded with {after.name}."
+            )
+            exact = after.name != "tiled"
+            ways.append(Way(lambda: self._frames(after, latents), exact, warning))
+        decoded.chunks = decode_by(ways, self._weights.device, decoded.warnings)
+        return decoded
 
     def close(self) -> None:
         """Give all memory back."""
@@ -212,13 +227,15 @@ class Wan22Backend:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def _frames(self, latents: np.ndarray, *, tiled: bool) -> Iterator[np.ndarray]:
+    def _frames(self, plan: MemoryPlan, latents: np.ndarray) -> Iterator[np.ndarray]:
         import torch
 
-        decode = decode_tiled if tiled else decode_frames
+        decode = decode_tiled if plan.name == "tiled" else decode_frames
         with released(self._weights.device):
-            for frames in decode(self._weights["vae"], torch.from_numpy(latents)):
-                yield frames.cpu().numpy()
+            self._weights.place("decode", plan)
+            chunks = decode(self._weights["vae"], torch.from_numpy(latents))
+            # Tiles cannot follow whole frames, so what memory it takes must be seen before.
+            yield from held_back((frames.cpu().numpy() for frames in chunks), FULL)
 
 
 def _latent_shape(shot: Shot) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from stillreel.errors import ModelUnavailable
 from stillreel.models.base import ModelSpec, Repository
+from stillreel.models.random_weights import fill, is_hollow
 from stillreel.settings import InferenceSettings
 
 INDEX = "model_index.json"
@@ -80,15 +81,19 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
 def load_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
     """One part of a pipeline folder, made by the class `kind` of diffusers or transformers.
 
-    Raises ModelUnavailable when files are missing or broken.
+    From a folder of random weights the numbers are made here. Raises ModelUnavailable when files
+    are missing or broken.
     """
     try:
-        return kind.from_pretrained(folder / part, local_files_only=True, **options)
+        loaded = kind.from_pretrained(folder / part, local_files_only=True, **options)
     except (OSError, ValueError, SafetensorError) as exc:
         raise ModelUnavailable(
             f"The weights on this host are not whole: {folder.name}/{part} cannot be loaded. "
             "Fetch them again."
         ) from exc
+    if is_hollow(folder):
+        fill(loaded)
+    return loaded
 
 
 def missing_package(spec: ModelSpec, package: str) -> ModelUnavailable:

@@ -56,9 +56,11 @@ def encode(
     crop = shot.crop_width, shot.crop_height
     encoder = encoder_for(spec.codec, crop, wanted=settings.host.nvenc)
     gpu: dict[str, float] = {}
+    warnings: list[str] = []
 
     def on_entry(entry: Entry) -> None:
         gpu.update(entry.seconds)
+        warnings[:] = entry.warnings
 
     with (
         connect(settings, run_id) as client,
@@ -93,6 +95,7 @@ def encode(
         has_audio=encoded.has_audio,
         decode_gpu_seconds=gpu.get("gpu", 0.0),
         encode_seconds=time.monotonic() - started,
+        warnings=tuple(warnings),
     )
     with suppress(OSError):  # it only spares the next try of this execution the work
         note.write_text(clip.model_dump_json())

@@ -41,15 +41,15 @@ def few_threads(torch_is_here: None) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def wan_folder(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of WAN 2.2's layout, as the hub has it; do not write into it."""
-    from tests.models.tiny_wan import save_tiny_wan
+    from stillreel.models import tiny_wan
 
-    return save_tiny_wan(tmp_path_factory.mktemp("weights") / "Wan2.2-TI2V-5B-Diffusers")
+    return tiny_wan.build(tmp_path_factory.mktemp("weights") / "Wan2.2-TI2V-5B-Diffusers")
 
 
 @pytest.fixture(scope="session")
 def ltx_folder(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of LTX-2's layout, as the hub has it; do not write into it."""
-    from tests.models import tiny_ltx2
+    from stillreel.models import tiny_ltx2
 
     return tiny_ltx2.build(tmp_path_factory.mktemp("weights") / "LTX-2")
 
@@ -57,7 +57,7 @@ def ltx_folder(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def ltx25_folder(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder of LTX-2.5's layout, as the hub has it; do not write into it."""
-    from tests.models import tiny_ltx2
+    from stillreel.models import tiny_ltx2
 
     folder = tmp_path_factory.mktemp("weights") / "LTX-2.5-Diffusers"
     return tiny_ltx2.build(folder, layout="2.5", layers=30)

@@ -11,6 +11,7 @@ import pytest
 
 from stillreel.errors import ModelUnavailable
 from stillreel.job import ModelName
+from stillreel.models import tiny_ltx2
 from stillreel.models.base import Generated
 from stillreel.models.ltx2 import Ltx2Backend
 from stillreel.models.ltx2_layouts import LAYOUTS
@@ -18,7 +19,6 @@ from stillreel.models.ltx2_stages import STAGES
 from stillreel.models.registry import MODELS
 from stillreel.models.weights import find_weights, has_weights
 from stillreel.settings import InferenceSettings
-from tests.models import tiny_ltx2
 from tests.models.test_ltx2 import Forward, counted, equal, frames_of, image_of, quiet, shot_of
 
 NEWER: tuple[ModelName, ...] = ("ltx-2.3", "ltx-2.5")

@@ -29,7 +29,7 @@ A10G, A100_40, A100_80, H200 = 23.3, 41.8, 84.0, 149.0
 @pytest.fixture(scope="module")
 def deep(torch_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a block 29, which the guidance of 2.0 works on."""
-    from tests.models import tiny_ltx2
+    from stillreel.models import tiny_ltx2
 
     return tiny_ltx2.build(tmp_path_factory.mktemp("deep") / "LTX-2", layers=30)
 

@@ -126,7 +126,7 @@ def test_a_preset_with_weights_of_its_own_gets_those(hub: Hub, wan_folder: Path)
 def test_what_a_preset_takes_from_beside_its_repository_comes_with_it(
     hub: Hub, tmp_path: Path
 ) -> None:
-    from tests.models import tiny_ltx2
+    from stillreel.models import tiny_ltx2
 
     spec = on_main(MODELS["ltx-2.3"])
     own = tiny_ltx2.build(tmp_path / "own", layout="2.3")
@@ -149,7 +149,7 @@ def test_what_a_preset_takes_from_beside_its_repository_comes_with_it(
 
 
 def test_files_that_only_one_preset_needs_come_with_that_one(hub: Hub, tmp_path: Path) -> None:
-    from tests.models import tiny_ltx2
+    from stillreel.models import tiny_ltx2
 
     spec = on_main(MODELS["ltx-2.5"])
     hub.publish(spec.repo_id, tiny_ltx2.build(tmp_path / "own", layout="2.5"))

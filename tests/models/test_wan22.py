@@ -45,11 +45,11 @@ each_start = pytest.mark.parametrize("image", [None, tiny_image()], ids=["prompt
 @pytest.fixture(scope="session")
 def weights(wan_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MODEL_PATH with both presets' folders, as `models pull` would leave them."""
-    from tests.models.tiny_wan import save_tiny_wan
+    from stillreel.models import tiny_wan
 
     folder = tmp_path_factory.mktemp("model-path")
     (folder / wan_folder.name).symlink_to(wan_folder)
-    index = save_tiny_wan(folder / FAST, seed=1) / "model_index.json"
+    index = tiny_wan.build(folder / FAST, seed=1) / "model_index.json"
     facts = json.loads(index.read_text())
     index.write_text(json.dumps({**facts, "_class_name": "WanDMDPipeline"}))
     return folder

@@ -7,6 +7,8 @@ import pytest
 from stillreel.errors import MemoryTooSmall
 from stillreel.models.memory import GB, MemoryPlan, choose, leaner, peak, tokens_of
 from stillreel.models.registry import MODELS
+from stillreel.models.shots import usual
+from stillreel.models.torch_backend import plan_within
 
 RICH = MemoryPlan("rich", "", 30 * GB, 100_000, 32 * GB, text_bytes=31 * GB)
 LEAN = MemoryPlan("lean", "", 10 * GB, 100_000, 12 * GB, text_bytes=11 * GB)
@@ -76,3 +78,17 @@ def test_each_plan_of_a_model_is_leaner_than_the_one_before_it(model) -> None:
     peaks = [peak(plan, tokens) for plan in model.plans]
     assert peaks == sorted(set(peaks), reverse=True)
     assert len({plan.name for plan in model.plans}) == len(model.plans)
+
+
+@pytest.mark.parametrize(
+    ("free", "plan"), [(80, "resident"), (40, "text-first"), (24, "one-by-one")]
+)
+def test_a_host_knows_at_its_start_how_it_makes_the_usual_video(free: int, plan: str) -> None:
+    spec = MODELS["wan-2.2"]
+    assert plan_within(spec, usual(spec), free * GB).name == plan
+
+
+def test_a_host_knows_at_its_start_that_the_usual_video_does_not_fit() -> None:
+    spec = MODELS["wan-2.2"]
+    with pytest.raises(MemoryTooSmall, match=r"needs 19\.6 GB.*has 12\.0 GB"):
+        plan_within(spec, usual(spec), 12 * GB)

@@ -57,13 +57,14 @@ def receipt(**change: Any) -> dict[str, Any]:
         "spec": JobSpec(prompt="slow zoom"),
         "prepared": Prepared(shot=make_shot("slow zoom"), source=SOURCE, seconds=0.12345),
         "latents": latents(),
+        "clip": CLIP,
     } | change
     return write_receipt(
         "job_1",
         values["spec"],
         values["prepared"],
         values["latents"],
-        CLIP,
+        values["clip"],
         upload_seconds=0.5,
         execution=2,
         completed_at=AT,
@@ -149,10 +150,11 @@ def test_the_cost_is_the_time_at_the_price(seconds: float, price: float) -> None
     assert cost_usd(seconds, price) == pytest.approx(seconds * price / 3600, abs=1e-6)
 
 
-def test_a_receipt_warns_of_what_the_shot_and_what_the_model_could_not_do() -> None:
+def test_a_receipt_warns_of_what_the_shot_the_model_and_the_decode_could_not_do() -> None:
     shot = make_shot().model_copy(update={"warnings": ("A little longer.",)})
-    made = receipt(prepared=Prepared(shot=shot))
-    assert made["warnings"] == ["A little longer.", "Out of memory at first."]
+    clip = CLIP.model_copy(update={"warnings": ("In tiles.",)})
+    made = receipt(prepared=Prepared(shot=shot), clip=clip)
+    assert made["warnings"] == ["A little longer.", "Out of memory at first.", "In tiles."]
 
 
 @pytest.mark.parametrize("embed", [True, False])

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from string import ascii_letters
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from stillreel.models.ltx2_layouts import LORA
+
+if TYPE_CHECKING:
+    import torch
 
 Layout = Literal["2.0", "2.3", "2.5"]
 
@@ -17,7 +22,6 @@ CAPTION = 16
 LATENT_CHANNELS = 8
 TEXT_LAYERS = 2
 LORA_RANK = 2
-LORA_NAME = "ltx-2-19b-distilled-lora-384.safetensors"
 
 
 def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 0) -> Path:
@@ -27,23 +31,15 @@ def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 
     transformer, which then is the one that has so many layers.
     """
     import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTX2Pipeline
+    from diffusers import LTX2Pipeline
 
     torch.manual_seed(seed)
-    for_dev: dict[str, Any] = {"use_dynamic_shifting": True, "shift_terminal": 0.1}
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        base_shift=0.95,
-        max_shift=2.05,
-        base_image_seq_len=1024,
-        max_image_seq_len=4096,
-        **({} if layout == "2.5" else for_dev),
-    )
     pipeline = LTX2Pipeline(
-        scheduler=scheduler,
+        scheduler=scheduler(for_dev=layout != "2.5"),
         vae=_vae(),
         audio_vae=_audio_vae(),
         text_encoder=_text_encoder_4() if layout == "2.5" else _text_encoder(),
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer(),
         connectors=_connectors(layout),
         transformer=_transformer(layout, 2 if layout == "2.5" else layers),
         vocoder=_vocoder(layout),
@@ -52,7 +48,7 @@ def build(folder: Path, *, layout: Layout = "2.0", layers: int = 2, seed: int = 
     if layout != "2.3":
         _upsampler().save_pretrained(folder / "latent_upsampler")
     if layout == "2.0":
-        _save_lora(folder / LORA_NAME, pipeline.transformer)
+        save_lora(folder / LORA, pipeline.transformer, rank=LORA_RANK, strength=0.2)
     if layout == "2.5":
         _transformer(layout, layers).save_pretrained(folder / "transformer_full")
     return folder
@@ -74,17 +70,30 @@ def _upsampler() -> Any:
     )
 
 
-def _tokenizer() -> Any:
+def scheduler(*, for_dev: bool = True) -> Any:
+    """The official one, for the dev weights or as 2.5 has it for the distilled ones."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    shifting: dict[str, Any] = {"use_dynamic_shifting": True, "shift_terminal": 0.1}
+    return FlowMatchEulerDiscreteScheduler(
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        **(shifting if for_dev else {}),
+    )
+
+
+def tokenizer() -> Any:
+    """One that knows letters alone."""
     from transformers import GemmaTokenizer
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     letters = [*ascii_letters, "▁", ".", ","]
     pieces = special + [f"<0x{byte:02X}>" for byte in range(256)] + letters
-    tokenizer = GemmaTokenizer(
-        vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]
-    )
-    tokenizer.model_max_length = 1024
-    return tokenizer
+    made = GemmaTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[])
+    made.model_max_length = 1024
+    return made
 
 
 def _text_encoder() -> Any:
@@ -246,16 +255,18 @@ def _vocoder(layout: Layout) -> Any:
     ).eval()  # fmt: skip
 
 
-def _save_lora(path: Path, transformer: Any) -> None:
-    """A LoRA in the names of the official files, strong enough to be seen in each latent."""
+def save_lora(
+    path: Path, transformer: Any, *, rank: int, strength: float, dtype: torch.dtype | None = None
+) -> None:
+    """Write a LoRA in the names of the official files; at 0.2 it is seen in each latent."""
     import torch
     from safetensors.torch import save_file
 
     tensors = {}
     for name, module in transformer.named_modules():
         if name.startswith("transformer_blocks") and isinstance(module, torch.nn.Linear):
-            down = torch.randn(LORA_RANK, module.in_features) * 0.2
-            up = torch.randn(module.out_features, LORA_RANK) * 0.2
-            tensors[f"diffusion_model.{name}.lora_A.weight"] = down
-            tensors[f"diffusion_model.{name}.lora_B.weight"] = up
+            down = torch.randn(rank, module.in_features) * strength
+            up = torch.randn(module.out_features, rank) * strength
+            tensors[f"diffusion_model.{name}.lora_A.weight"] = down.to(dtype)
+            tensors[f"diffusion_model.{name}.lora_B.weight"] = up.to(dtype)
     save_file(tensors, path)
