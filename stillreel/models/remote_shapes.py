@@ -190,7 +190,7 @@ def values_of(shot: Shot, model: str) -> dict[str, Any]:
     width, height = shot.crop_width, shot.crop_height
     return {
         "prompt": shot.prompt,
-        "negative_prompt": shot.negative_prompt or None,
+        "negative_prompt": shot.negative_text() or None,
         "model": model or None,
         "seconds": whole_seconds(shot),
         "duration": round((shot.frames - 1) / shot.fps, 3),
