@@ -158,14 +158,17 @@ def _cases(
     on_gpu: bool,
 ) -> Iterator[Case]:
     """Every combination of what was asked for; tiny where there is no GPU."""
+    from stillreel.models.architectures import NETWORKS
     from stillreel.models.bench import TINY_SECONDS, TINY_SIZE, case_of
-    from stillreel.models.registry import MODELS, get_model
+    from stillreel.models.registry import get_model
 
-    asked = models or [name for name, spec in MODELS.items() if spec.pipelines]
+    asked = models or list(NETWORKS)
     specs: list[ModelSpec] = [get_model(name) for name in asked]
     for spec in specs:
-        if not spec.pipelines:
-            raise RequestRejected(f"{spec.name} has no weights; nothing of it is to be measured")
+        if spec.name not in NETWORKS:
+            raise RequestRejected(
+                f"{spec.name} cannot be measured; choose one of: {', '.join(NETWORKS)}"
+            )
         for preset in presets or [""]:
             for plan in plans or [""]:
                 for size in sizes or [""]:

@@ -158,7 +158,7 @@ class InferenceError(StillreelError):
 class InferenceFailed(InferenceError):
     """The model failed on this job."""
 
-    code, retryable = "inference_failed", True
+    code, retryable, ends_attempt = "inference_failed", True, True
 
 
 class MemoryTooSmall(InferenceError):

@@ -38,20 +38,20 @@ def current_execution() -> Execution:
     return Execution(str(run.id), job_id, run.run_count, int(_label(run, marks.ROUND) or 1))
 
 
-def assert_current(execution: Execution) -> None:
+def assert_current(execution: Execution, *, has_video: bool = False) -> None:
     """Raise StaleExecution when the run has ended or another execution has taken over.
 
     Prefect has no fencing: a process that was paused, or cut off from the server, goes on when
     its successor already works, and one that starts takes even a run that has ended. A round that
-    is settled has ended, unless somebody has had the run started again since. Call this before
-    anything that others can see. Raises JobCancelled when somebody has asked for the end of
+    is settled has ended, unless somebody has had the run started again since, or `has_video`: then
+    it was the receipt that settled it. Call this before anything that others can see. Raises JobCancelled when somebody has asked for the end of
     the job, JobExpired when its first start came after its deadline, and PrefectUnavailable when
     the server cannot be asked.
     """
     try:
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(UUID(execution.run_id))
-            settled_at = _settled_at(run)
+            settled_at = None if has_video else _settled_at(run)
             states = client.read_flow_run_states(run.id) if settled_at else []
     except ObjectNotFound as exc:
         raise StaleExecution("the run was deleted") from exc
@@ -98,7 +98,11 @@ def _settled_at(run: FlowRun) -> datetime | None:
 
 
 def _plain(state: State) -> dict[str, str]:
-    return {"type": str(state.type.value), "timestamp": state.timestamp.isoformat()}
+    return {
+        "type": str(state.type.value),
+        "message": state.message or "",
+        "timestamp": state.timestamp.isoformat(),
+    }
 
 
 def _label(run: FlowRun, name: str) -> str:

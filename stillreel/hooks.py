@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import httpx
 import stamina
 from prefect import Flow, State
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 
 from stillreel.errors import (
@@ -19,6 +22,8 @@ from stillreel.errors import (
 )
 from stillreel.inference.in_hand import forget_deaths
 from stillreel.job import JobStatus, job_id_of
+from stillreel.jobs.attempts import can_pass
+from stillreel.leader import VARIABLE
 from stillreel.settings import get_settings
 from stillreel.stages.infer import cancel
 from stillreel.stages.notify import notify
@@ -41,9 +46,20 @@ def tell_failed(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
         return
     folder = job_dir(job_id_of(flow_run.id, flow_run.idempotency_key), settings=get_settings())
     forget_deaths(folder, str(flow_run.id))
+    if can_pass(str(state.type.value), state.message or "") and _is_kept():
+        return  # it is no end yet; the keeper starts it again, or tells the end
     known = isinstance(error, StillreelError)
     reason = error.message if known else "an internal error; see the run's log"
     _tell(flow_run, _STATUSES.get(type(error), JobStatus.FAILED), reason, at=state.timestamp)
+
+
+def _is_kept() -> bool:
+    """Whether a keeper looks after the jobs of this Prefect server."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_variable_by_name(VARIABLE) is not None
+    except (httpx.HTTPError, PrefectException):
+        return True  # nothing can be told now in any case
 
 
 def cancel_work(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import uuid4
 
-from stillreel.errors import PrefectUnavailable
+from stillreel.errors import StillreelError
 from stillreel.prefect_api import PrefectApi
 from stillreel.prefect_variable import (
     delete_variable,
@@ -72,10 +72,12 @@ class Leader:
                 await self._renew()
             if not self._held:
                 await self._try_to_take()
-        except PrefectUnavailable as exc:
+        except StillreelError as exc:
             if not (self._held or self._is_told):  # a leader's chores say it themselves
                 log.info("the keeper waits: %s", exc.message)
             self._is_told = True
+        except Exception:  # without this loop nobody keeps any more
+            log.exception("who keeps is not known")
         else:
             self._is_told = False
 
@@ -107,7 +109,7 @@ class Leader:
     async def _leave(self) -> None:
         held, self._held = self._held, ""
         if held:
-            with suppress(PrefectUnavailable):  # then it is taken over, some seconds later
+            with suppress(StillreelError):  # then it is taken over, some seconds later
                 await delete_variable(self._api, held)
 
     @property

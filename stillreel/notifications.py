@@ -172,8 +172,15 @@ async def settle(services: Services, snapshot: Snapshot) -> None:
 
 
 async def is_reopened(services: Services, record: Record) -> bool:
-    """Whether a settled job was started again in Prefect since. Raises PrefectUnavailable."""
-    if record.ended_at is None or (record.state_at and record.state_at <= record.ended_at):
+    """Whether a settled job was started again in Prefect since. Raises PrefectUnavailable.
+
+    One that has completed is not: its run may be handed over between its receipt and its end.
+    """
+    if (
+        record.labels.get(marks.END) == JobStatus.COMPLETED
+        or record.ended_at is None
+        or (record.state_at and record.state_at <= record.ended_at)
+    ):
         return False
     history = await services.api.get(f"/flow_run_states/?flow_run_id={record.run_id}")
     return was_started_again(history, record.ended_at)

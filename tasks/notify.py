@@ -24,7 +24,7 @@ from tasks.retries import can_pass
 )
 def notify(execution: Execution, spec: JobSpec, video: Video) -> str:  # noqa: ARG001
     """Tell that the video is there; few tries, because a slot of the host waits."""
-    assert_current(execution)
+    assert_current(execution, has_video=True)
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise StaleExecution("this task works inside a flow run only")

@@ -98,7 +98,8 @@ def since(snapshot: Snapshot) -> int:
     record, receipt = snapshot.record, snapshot.receipt
     if snapshot.status is JobStatus.COMPLETED and receipt:
         return _milliseconds(datetime.fromisoformat(receipt["completed_at"]))
-    return _milliseconds(record.state_at or record.created_at)
+    settled_at = record.ended_at if record.is_settled else None
+    return _milliseconds(settled_at or record.state_at or record.created_at)
 
 
 def end_id(snapshot: Snapshot) -> str:

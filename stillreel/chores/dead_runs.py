@@ -16,7 +16,7 @@ from stillreel.api.services import Services
 from stillreel.chores.scan import Scan
 from stillreel.chores.tally import Tally
 from stillreel.errors import JobConflict, PrefectRefused
-from stillreel.jobs.attempts import Again
+from stillreel.jobs.attempts import Over, decide
 from stillreel.jobs.record import Record
 
 SILENCE_SECONDS = 75.0
@@ -92,8 +92,20 @@ class DeadRuns:
         match record.state_type:
             case "PENDING":
                 message = f"claimed by a host {silent:.0f} s ago, which has not started it"
-                again = Again(record.attempt, 0.0, message)
-                await actions.requeue(record, again)
+                history = await self._services.api.get(
+                    f"/flow_run_states/?flow_run_id={record.run_id}"
+                )
+                then = decide(
+                    record.round,
+                    message,
+                    sorted(history, key=lambda state: state["timestamp"]),
+                    is_outage=True,  # no process has begun: that is no attempt
+                    now=datetime.now(UTC),
+                )
+                if isinstance(then, Over):
+                    await actions.crash(record, message)
+                else:
+                    await actions.requeue(record, then)
                 self._tally.note("unclaimed", record.job_id, message)
             case "CANCELLING":
                 await actions.end_cancel(record)

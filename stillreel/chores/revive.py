@@ -14,7 +14,7 @@ from stillreel.job import JobStatus
 from stillreel.jobs import marks
 from stillreel.jobs.attempts import Over, decide, is_outage
 from stillreel.jobs.record import Record, error_of_record
-from stillreel.notifications import settle
+from stillreel.notifications import is_due, settle
 
 REST = timedelta(seconds=2)
 """A crash may be reported twice; the second report is not to hit what was started again."""
@@ -34,7 +34,7 @@ class Revive:
         """One look at them. Raises PrefectUnavailable, StorageUnavailable."""
         rested = datetime.now(UTC) - REST
         for record in await self._scan.read(self._services.api):
-            is_wanted = not (record.is_deleted or record.labels.get(marks.CANCELLED))
+            is_wanted = is_due(record) and not record.labels.get(marks.CANCELLED)
             if record.is_broken_off and is_wanted and (record.state_at or rested) <= rested:
                 try:
                     await self.revive(record)

@@ -76,7 +76,7 @@ def answers(socket: Path) -> bool:
     client = InferenceClient(socket, wait_for_server=0)
     try:
         client.health()
-    except InferenceServerAway:
+    except (InferenceServerAway, ValueError):  # or an answer that is none
         return False
     finally:
         client.close()
@@ -93,6 +93,8 @@ def is_silent(socket: Path, *, within: float = ANSWER_SECONDS) -> bool:
         client.health(within=within)
     except InferenceServerAway as exc:
         return isinstance(exc.__cause__, httpx.TimeoutException)
+    except ValueError:  # it says something, if nothing that we know
+        return False
     finally:
         client.close()
     return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
+import psutil
 from pydantic import BaseModel, Field, ValidationError
 
 from stillreel.errors import InferenceServerDied
@@ -36,6 +38,14 @@ class Begun(BaseModel):
     phase: Phase
     execution: int = 1
     """Of its run: who had asked for it."""
+    pid: int = 0
+    """Of the server's process; another GPU's server may live, and have it in hand still."""
+
+    def is_lost_to(self, server: str) -> bool:
+        """Whether it is another server's that is dead, so nobody goes on with it."""
+        lives = self.pid not in (0, os.getpid()) and psutil.pid_exists(self.pid)
+        return self.server != server and not lives
+
     problem: Problem | None = None
     """Why the server ends under it, where the server could say so."""
 
@@ -68,7 +78,11 @@ class InHandNote:
         """Write down that the work is in this phase or, with a problem, that it ends there."""
         known = self._read()
         known.begun[self._kind] = Begun(
-            server=self._server, phase=phase, execution=self._execution, problem=problem
+            server=self._server,
+            phase=phase,
+            execution=self._execution,
+            pid=os.getpid(),
+            problem=problem,
         )
         self._write(known)
 
@@ -85,7 +99,7 @@ class InHandNote:
         that one had ended. After LIMIT of them nothing may begin any more in this round.
         """
         known = self._read()
-        lost = {k: begun for k, begun in known.begun.items() if begun.server != self._server}
+        lost = {k: begun for k, begun in known.begun.items() if begun.is_lost_to(self._server)}
         if lost:
             known.begun = {k: begun for k, begun in known.begun.items() if k not in lost}
             known.failed += [begun.problem or _died(begun.phase) for begun in lost.values()]

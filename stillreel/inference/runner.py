@@ -240,6 +240,7 @@ class Runner:
         except InferenceFailed as exc:
             log.warning("run %s is computed again: %s", work.entry.run_id, exc.message)
             return
+        work.note.clear()  # whatever became of the server that made them
         work.entry = work.entry.model_copy(
             update={
                 "state": State.FINISHED,

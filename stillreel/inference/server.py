@@ -33,6 +33,8 @@ from stillreel.settings import InferenceSettings, get_settings
 log = logging.getLogger("stillreel.inference")
 
 LONGEST_WAIT = 30.0
+REMOTE_EXTRA_SECONDS = 3600.0
+"""For a video elsewhere to come over, beyond the time that it may be made in."""
 LOCK_SECONDS = 10.0
 """How long the end of a server that was killed may take: the driver gives its memory back first."""
 
@@ -96,6 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, in order
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs addresses, signatures and all
     socket: Path = arguments.socket
     make_private(socket.parent)
     taken = f"another process serves on {socket.name} of this home already; stop it first"
@@ -125,7 +128,10 @@ def patience_on(settings: InferenceSettings) -> Patience:
     """How long models may be silent on this host, which may be slower than they expect."""
 
     def patience(model: ModelName, phase: Phase) -> float:
-        return max(get_model(model).patience(phase), settings.stall_seconds)
+        spec = get_model(model)
+        if spec.elsewhere:  # it bounds itself, and then ends what it has ordered
+            return settings.remote_seconds + REMOTE_EXTRA_SECONDS
+        return max(spec.patience(phase), settings.stall_seconds)
 
     return patience
 

@@ -54,9 +54,9 @@ class JobActions:
             # The label goes first: a process that is about to start looks for it (execution.py).
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             await self.label(record.run_id, {marks.CANCELLED: now})
-        kind, name = ("CANCELLED", "Cancelled")
-        if record.state_type != "PENDING":
-            kind, name = ("CANCELLING", "Cancelling")
+        # A run that waits for its next attempt has had a process, which Prefect would look for.
+        waits = record.state_type in ("PENDING", "SCHEDULED")
+        kind, name = ("CANCELLED", "Cancelled") if waits else ("CANCELLING", "Cancelling")
         try:
             await self._set(record, kind, name, "cancelled through the API")
         except JobConflict:
@@ -135,7 +135,9 @@ class JobActions:
         Raises JobConflict when Prefect does not allow it, or the run has changed meanwhile.
         """
         now = record_of(await self._api.get(f"/flow_runs/{record.run_id}"))
-        if (now.state_type, now.state_at) != (record.state_type, record.state_at):
+        has_moved = (now.state_type, now.state_at) != (record.state_type, record.state_at)
+        is_unwanted = now.is_deleted or now.is_settled or now.labels.get(marks.CANCELLED)
+        if has_moved or is_unwanted or now.round != record.round:
             raise JobConflict("The job has gone on in the meantime.")
         await self.label(record.run_id, {marks.ATTEMPT: f"{record.round}-{again.attempt}"})
         at = datetime.now(UTC) + timedelta(seconds=again.pause)

@@ -93,10 +93,11 @@ def begins_attempt(state: Mapping[str, Any]) -> bool:
 def was_started_again(history: Sequence[Mapping[str, Any]], ended_at: datetime) -> bool:
     """Whether somebody has had a settled run started again, e.g. by Retry in Prefect's UI.
 
-    Only that schedules it; an orphan's late word, or a process that began too late, does not.
+    Only that schedules it; an orphan's late word, or a process that began too late, does not. What
+    the keeper itself scheduled was of the round that has ended.
     """
     later = (s for s in history if datetime.fromisoformat(s["timestamp"]) > ended_at)
-    return any(state["type"] == "SCHEDULED" for state in later)
+    return any(s["type"] == "SCHEDULED" and not begins_attempt(s) for s in later)
 
 
 def error_in(message: str) -> StillreelError | None:

@@ -76,7 +76,8 @@ class Record:
     @property
     def is_broken_off(self) -> bool:
         """Whether its execution ended in a way that another attempt may mend."""
-        return not self.is_settled and can_pass(self.state_type, self.state_message)
+        is_kept = marks.UNDELIVERED in self.tags  # by which the keeper finds it
+        return is_kept and not self.is_settled and can_pass(self.state_type, self.state_message)
 
     @property
     def attempt(self) -> int:

