@@ -44,9 +44,9 @@ def assert_current(execution: Execution, *, has_video: bool = False) -> None:
     Prefect has no fencing: a process that was paused, or cut off from the server, goes on when
     its successor already works, and one that starts takes even a run that has ended. A round that
     is settled has ended, unless somebody has had the run started again since, or `has_video`: then
-    it was the receipt that settled it. Call this before anything that others can see. Raises JobCancelled when somebody has asked for the end of
-    the job, JobExpired when its first start came after its deadline, and PrefectUnavailable when
-    the server cannot be asked.
+    it was the receipt that settled it. Call this before anything that others can see. Raises
+    JobCancelled when somebody has asked for the end of the job, JobExpired when its first start
+    came after its deadline, and PrefectUnavailable when the server cannot be asked.
     """
     try:
         with get_client(sync_client=True) as client:
