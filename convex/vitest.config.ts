@@ -1,24 +1,23 @@
 import { defineConfig } from "vitest/config";
+import { alias } from "./vite.alias.js";
 
-const SERVER = ["src/**/*.test.ts", "without-*/**/*.test.ts"];
+const test = { testTimeout: 30_000, server: { deps: { inline: ["convex-test"] } } };
 
 export default defineConfig({
   test: {
     projects: [
       {
+        resolve: { alias },
         test: {
+          ...test,
           name: "edge",
           environment: "edge-runtime",
-          include: SERVER,
-          server: { deps: { inline: ["convex-test"] } },
+          include: ["src/**/*.test.ts", "without-*/**/*.test.ts"],
         },
       },
       {
-        test: {
-          name: "react",
-          environment: "happy-dom",
-          include: ["src/**/*.test.tsx"],
-        },
+        resolve: { alias },
+        test: { ...test, name: "react", environment: "happy-dom", include: ["src/**/*.test.tsx"] },
       },
     ],
   },
