@@ -15,7 +15,7 @@ http.route({
 });
 
 const modules = {
-  ...import.meta.glob("../example/convex/**/*.{js,ts}"),
+  ...import.meta.glob(["../example/convex/**/*.{js,ts}", "!**/convex.config.ts"]),
   "../example/convex/http.ts": () => Promise.resolve({ default: http }),
 };
 

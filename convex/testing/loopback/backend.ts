@@ -1,0 +1,48 @@
+/** Runs in the edge runtime: the example app in convex-test, answering as a Convex deployment does. */
+import { makeFunctionReference } from "convex/server";
+import { convexToJson, jsonToConvex, type JSONValue, type Value } from "convex/values";
+import { deployExample } from "../example_app.js";
+
+const app = deployExample();
+type Run = (of: unknown, args: unknown) => Promise<Value | undefined>;
+
+interface Call {
+  path: string;
+  args: [Record<string, JSONValue>];
+}
+
+interface Answered {
+  status: number;
+  headers: Record<string, string>;
+  body: string;
+}
+
+/** What a deployment answers: functions under /api as ConvexHttpClient calls them, else HTTP actions. */
+async function answer(path: string, init: RequestInit): Promise<Answered> {
+  const kind = /^\/api\/(query|mutation|action)$/.exec(path)?.[1];
+  if (kind) return json(await call(kind as "query" | "mutation" | "action", String(init.body)));
+  const response = await app.fetch(path, init);
+  return {
+    status: response.status,
+    headers: Object.fromEntries(response.headers),
+    body: await response.text(),
+  };
+}
+
+async function call(kind: "query" | "mutation" | "action", body: string): Promise<object> {
+  const { path, args } = JSON.parse(body) as Call;
+  const given = jsonToConvex(args[0]);
+  try {
+    const run = app[kind] as Run; // which of the three the reference fits, the browser knows
+    const value = await run(makeFunctionReference(path), given);
+    return { status: "success", value: convexToJson(value ?? null), logLines: [] };
+  } catch (error) {
+    return { status: "error", errorMessage: String(error), logLines: [] };
+  }
+}
+
+function json(body: object): Answered {
+  return { status: 200, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+}
+
+Object.assign(globalThis, { answer });
