@@ -20,7 +20,7 @@ const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/cs
 const { output } = await build({
   configFile: false,
   logLevel: "error",
-  define: { global: "globalThis" },
+  define: { global: "globalThis", "globalThis.process.env": "ENVIRONMENT", "process.env": "ENVIRONMENT" },
   resolve: {
     alias: [
       { find: "node:async_hooks", replacement: here("async_hooks.ts") },
@@ -41,7 +41,7 @@ const { output } = await build({
 
 const env = { CONVEX_SITE_URL: url, ...process.env };
 const edge = new EdgeVM({
-  extend: (context) => Object.assign(context, { AsyncLocalStorage, process: { env } }),
+  extend: (context) => Object.assign(context, { AsyncLocalStorage, ENVIRONMENT: env }),
 });
 edge.evaluate(output[0].code);
 
