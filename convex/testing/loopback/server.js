@@ -1,8 +1,9 @@
 /**
- * `node testing/loopback/server.js PORT [FOLDER]`: the example app without a Convex deployment.
+ * `node testing/loopback/server.js PORT APP [FOLDER]`: an app without a Convex deployment.
  *
- * Its functions and the component run in convex-test in the edge runtime, as in tests, behind the
- * HTTP interface of a deployment. FOLDER has the built page. VIDEO_* come from the environment.
+ * Its functions, and the component, run in convex-test in the edge runtime, as in tests, behind the
+ * HTTP interface of a deployment. APP is one of the modules beside this one: `example`,
+ * `without_component`, `without_api`. FOLDER has a built page. The environment is the app's.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { readFile } from "node:fs/promises";
@@ -13,7 +14,7 @@ import { EdgeVM } from "@edge-runtime/vm";
 import { build } from "vite";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const [port, folder] = process.argv.slice(2);
+const [port, app, folder] = process.argv.slice(2);
 const url = `http://127.0.0.1:${port}`;
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css" };
 
@@ -33,7 +34,7 @@ const { output } = await build({
     minify: false,
     target: "es2022",
     rollupOptions: {
-      input: here("backend.ts"),
+      input: here(`${app}.ts`),
       output: { format: "iife", inlineDynamicImports: true },
     },
   },

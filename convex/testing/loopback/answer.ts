@@ -1,9 +1,9 @@
-/** Runs in the edge runtime: the example app in convex-test, answering as a Convex deployment does. */
+/** Runs in the edge runtime: an app in convex-test, answering as a Convex deployment does. */
+import type { TestConvex } from "convex-test";
 import { makeFunctionReference } from "convex/server";
 import { convexToJson, jsonToConvex, type JSONValue, type Value } from "convex/values";
-import { deployExample } from "../example_app.js";
 
-const app = deployExample();
+type App = TestConvex<any>;
 type Run = (of: unknown, args: unknown) => Promise<Value | undefined>;
 
 interface Call {
@@ -17,10 +17,14 @@ interface Answered {
   body: string;
 }
 
-/** What a deployment answers: functions under /api as ConvexHttpClient calls them, else HTTP actions. */
-async function answer(path: string, init: RequestInit): Promise<Answered> {
+/** Has the app answer: functions under /api as ConvexHttpClient calls them, else HTTP actions. */
+export function serve(app: App): void {
+  Object.assign(globalThis, { answer: (path: string, init: RequestInit) => answer(app, path, init) });
+}
+
+async function answer(app: App, path: string, init: RequestInit): Promise<Answered> {
   const kind = /^\/api\/(query|mutation|action)$/.exec(path)?.[1];
-  if (kind) return json(await call(kind as "query" | "mutation" | "action", String(init.body)));
+  if (kind) return json(await call(app, kind as "query" | "mutation" | "action", String(init.body)));
   const response = await app.fetch(path, init);
   return {
     status: response.status,
@@ -29,7 +33,7 @@ async function answer(path: string, init: RequestInit): Promise<Answered> {
   };
 }
 
-async function call(kind: "query" | "mutation" | "action", body: string): Promise<object> {
+async function call(app: App, kind: "query" | "mutation" | "action", body: string): Promise<object> {
   const { path, args } = JSON.parse(body) as Call;
   const given = jsonToConvex(args[0]);
   try {
@@ -44,5 +48,3 @@ async function call(kind: "query" | "mutation" | "action", body: string): Promis
 function json(body: object): Answered {
   return { status: 200, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }
-
-Object.assign(globalThis, { answer });
