@@ -1,4 +1,4 @@
-"""The example app of the Convex package in the edge runtime, and the real API that it orders from."""
+"""The apps of the Convex package in the edge runtime, and the real API that they order from."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.convex.openapi import PACKAGE
 from tests.receiver import Answer, Exchange, Receiver, Recorded, answer
 from tests.stack import free_port
 
-START_SECONDS = 120.0
+_PASSED = ("webhook-", "content-type", "x-webhook-secret")
 SERVER = PACKAGE / "testing" / "loopback" / "server.js"
 
 
 @dataclass
 class Deployment:
-    """The example app on loopback, called as a browser calls a Convex deployment."""
+    """An app on loopback, called as a browser calls a Convex deployment."""
 
     url: str
     client: httpx.Client
@@ -55,14 +55,14 @@ class Deployment:
         self.wait(job_id, "queued")
         return job_id
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        return self.query("videos:get", jobId=job_id)
+    def job(self, job_id: str, module: str = "videos") -> dict[str, Any]:
+        return self.query(f"{module}:get", jobId=job_id)
 
-    def wait(self, job_id: str, status: str) -> dict[str, Any]:
+    def wait(self, job_id: str, status: str, module: str = "videos") -> dict[str, Any]:
         """The job, once it is as wanted."""
         for attempt in eventually():
             with attempt:
-                job = self.job(job_id)
+                job = self.job(job_id, module)
                 assert job["status"] == status, job
         return job
 
@@ -78,11 +78,17 @@ class Relay:
     """Between the API and a deployment: passes webhooks on, and keeps what both said."""
 
     receiver: Receiver
+    path: str
     to: str = ""
     first: list[Answer] = field(default_factory=list[Answer])
     """Answers given before anything is passed on."""
     outcomes: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     """What the deployment answered: the status and its word for it."""
+
+    @property
+    def address(self) -> str:
+        """Where the API sends its webhooks to."""
+        return f"{self.receiver.url}{self.path}"
 
     @property
     def last(self) -> Recorded:
@@ -100,7 +106,7 @@ class Relay:
     def send(self, request: Recorded, body: bytes = b"", **headers: str) -> tuple[int, str]:
         """What the deployment says to this webhook, or to one with another body and headers."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        kept = {k: v for k, v in request.headers.items() if k.startswith(("webhook-", "content-t"))}
+        kept = {k: v for k, v in request.headers.items() if k.startswith(_PASSED)}
         told = httpx.post(
             f"{self.to}{request.path}",
             content=body or request.body,
@@ -108,7 +114,8 @@ class Relay:
             timeout=30,
             trust_env=False,
         )
-        return told.status_code, told.json()["outcome"]
+        is_json = told.headers.get("content-type") == "application/json"
+        return told.status_code, told.json()["outcome"] if is_json else told.text
 
 
 Deploy = Callable[..., Deployment]
@@ -125,18 +132,18 @@ def node(require: Callable[[str, bool], None]) -> str:
 
 @pytest.fixture(scope="module")
 def deploy(node: str) -> Iterator[Deploy]:
-    """`deploy(VIDEO_API_URL=...)`: a fresh deployment of the example app with this environment."""
+    """`deploy("example", VIDEO_API_URL=...)`: a fresh deployment of an app in this environment."""
     with ExitStack() as stack:
-        yield lambda **env: stack.enter_context(deployment(node, env=env))
+        yield lambda app, **env: stack.enter_context(deployment(node, app, env=env))
 
 
 @contextmanager
 def deployment(
-    node: str, folder: Path | None = None, *, port: int = 0, env: Mapping[str, str]
+    node: str, app: str, folder: Path | None = None, *, port: int = 0, env: Mapping[str, str]
 ) -> Iterator[Deployment]:
-    """The example app in the edge runtime; with `folder`, its built page too."""
+    """An app of testing/loopback in the edge runtime; with `folder`, its built page too."""
     port = port or free_port()
-    command = [node, str(SERVER), str(port), *([str(folder)] if folder else [])]
+    command = [node, str(SERVER), str(port), app, *([str(folder)] if folder else [])]
     process = subprocess.Popen(
         command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -164,14 +171,15 @@ def deployment(
 
 
 @contextmanager
-def relayed(control: Control) -> Iterator[Relay]:
+def relayed(
+    control: Control, path: str = "video/webhook", *, plain: bool = False
+) -> Iterator[Relay]:
     """A registered receiver of the API's that passes webhooks on."""
     with Receiver((lambda exchange: relay.act(exchange),)) as receiver:
-        relay = Relay(receiver)
-        address = f"{receiver.url}video/webhook"
-        control.register(address)
+        relay = Relay(receiver, path)
+        control.register(relay.address, plain=plain)
         yield relay
-        control.unregister(address)
+        control.unregister(relay.address)
 
 
 def _has_modules() -> bool:

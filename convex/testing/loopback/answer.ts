@@ -3,7 +3,7 @@ import type { TestConvex } from "convex-test";
 import { makeFunctionReference } from "convex/server";
 import { convexToJson, jsonToConvex, type JSONValue, type Value } from "convex/values";
 
-type App = TestConvex<any>;
+type App = Pick<TestConvex<any>, "query" | "mutation" | "action" | "fetch">;
 type Run = (of: unknown, args: unknown) => Promise<Value | undefined>;
 
 interface Call {
@@ -17,9 +17,15 @@ interface Answered {
   body: string;
 }
 
-/** Has the app answer: functions under /api as ConvexHttpClient calls them, else HTTP actions. */
-export function serve(app: App): void {
-  Object.assign(globalThis, { answer: (path: string, init: RequestInit) => answer(app, path, init) });
+/**
+ * Has the app answer: functions under /api as ConvexHttpClient calls them, else HTTP actions.
+ *
+ * `signedIn` gives the app as the user of its page sees it.
+ */
+export function serve(app: TestConvex<any>, signedIn: () => Promise<App> = () => Promise.resolve(app)) {
+  Object.assign(globalThis, {
+    answer: async (path: string, init: RequestInit) => answer(await signedIn(), path, init),
+  });
 }
 
 async function answer(app: App, path: string, init: RequestInit): Promise<Answered> {
@@ -37,7 +43,7 @@ async function call(app: App, kind: "query" | "mutation" | "action", body: strin
   const { path, args } = JSON.parse(body) as Call;
   const given = jsonToConvex(args[0]);
   try {
-    const run = app[kind] as Run; // which of the three the reference fits, the browser knows
+    const run = app[kind] as unknown as Run; // which of the three the reference fits, the browser knows
     const value = await run(makeFunctionReference(path), given);
     return { status: "success", value: convexToJson(value ?? null), logLines: [] };
   } catch (error) {
