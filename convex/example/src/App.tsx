@@ -1,4 +1,5 @@
 import { useMutation, useQuery } from "convex/react";
+import { ConvexError } from "convex/values";
 import { useState, type FormEvent } from "react";
 import { useVideoJob, useVideoUpload } from "stillreel-convex/react";
 import { api } from "../convex/_generated/api.js";
@@ -30,7 +31,7 @@ function OrderForm({ onOrdered }: { onOrdered: (jobId: string) => void }) {
       const seconds = Number(form.get("duration"));
       onOrdered(await create({ uploadId, prompt: String(form.get("prompt")), duration: seconds }));
     } catch (cause) {
-      setRefusal(cause instanceof Error ? cause.message : String(cause));
+      setRefusal(cause instanceof ConvexError ? String(cause.data) : "That did not work; try again.");
     }
   };
 

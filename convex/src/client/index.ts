@@ -11,7 +11,7 @@ import {
   type GenericMutationCtx,
   type GenericQueryCtx,
 } from "convex/server";
-import { v } from "convex/values";
+import { ConvexError, v } from "convex/values";
 import type { ComponentApi } from "../component/_generated/component.js";
 import { answerWebhook } from "../component/receiver.js";
 import { orderFields, vJob, type VideoJob, type VideoOrder } from "../component/shapes.js";
@@ -128,7 +128,7 @@ export class VideoJobs {
     const jobId = v.string();
     const demandOwn = async (ctx: RunQuery & AnyCtx, id: string): Promise<void> => {
       const job = await this.get(ctx, id);
-      if (job?.ownerId !== (await auth(ctx))) throw new Error("There is no such video job.");
+      if (job?.ownerId !== (await auth(ctx))) throw new ConvexError("There is no such video job.");
     };
     return {
       create: mutationGeneric({

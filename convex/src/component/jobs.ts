@@ -1,5 +1,5 @@
 /** The component's public functions about jobs; all of them take and give plain strings as ids. */
-import { v } from "convex/values";
+import { ConvexError, v } from "convex/values";
 import { api, internal } from "./_generated/api.js";
 import type { Doc } from "./_generated/dataModel.js";
 import { action, mutation, query, type MutationCtx, type QueryCtx } from "./_generated/server.js";
@@ -82,7 +82,7 @@ export const retry = mutation({
   handler: async (ctx, { jobId }) => {
     const job = await demand(ctx, jobId);
     if (!isEnded(job.status)) return null;
-    if (job.status === "completed") throw new Error("This job has its video; order another one.");
+    if (job.status === "completed") throw new ConvexError("This job has its video; order another one.");
     const now = Date.now();
     await ctx.db.patch(job._id, {
       ...nextRound(job),
@@ -162,6 +162,6 @@ async function find(ctx: QueryCtx, jobId: string): Promise<Doc<"jobs"> | null> {
 
 async function demand(ctx: MutationCtx, jobId: string): Promise<Doc<"jobs">> {
   const job = await find(ctx, jobId);
-  if (!job) throw new Error("There is no such video job.");
+  if (!job) throw new ConvexError("There is no such video job.");
   return job;
 }

@@ -379,6 +379,12 @@ test("an upload's target comes from the API, for this type and size", async () =
   });
 });
 
+test("an image that the API does not take is refused in its words, which pages may see", async () => {
+  world.fake.faults = [{ status: 422, code: "request_rejected" }];
+  const refused = new Component().t.action(api.uploads.presign, { contentType: "text/plain" });
+  await expect(refused).rejects.toMatchObject({ data: "The fake says 422." });
+});
+
 test("cleanup forgets what has ended long ago, however much, and nothing else", async () => {
   const component = new Component();
   await component.t.run(async (ctx) => {

@@ -1,4 +1,5 @@
 import { useAction } from "convex/react";
+import { ConvexError } from "convex/values";
 import { useCallback, useState } from "react";
 import type { VideosApi } from "./videos_api.js";
 
@@ -24,8 +25,7 @@ export function useVideoUpload(api: Pick<VideosApi, "presignUpload">): VideoUplo
         setState({ isUploading: false, progress: 100 });
         return target.uploadId;
       } catch (error) {
-        const text = error instanceof Error ? error.message : String(error);
-        setState({ isUploading: false, progress: 0, error: text });
+        setState({ isUploading: false, progress: 0, error: textOf(error) });
         throw error;
       }
     },
@@ -50,4 +50,9 @@ function put(url: string, file: File, onProgress: (percent: number) => void): Pr
     };
     request.send(file);
   });
+}
+
+function textOf(error: unknown): string {
+  if (error instanceof ConvexError) return String(error.data);
+  return error instanceof Error ? error.message : String(error);
 }

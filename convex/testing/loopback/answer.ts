@@ -1,7 +1,7 @@
 /** Runs in the edge runtime: an app in convex-test, answering as a Convex deployment does. */
 import type { TestConvex } from "convex-test";
 import { makeFunctionReference } from "convex/server";
-import { convexToJson, jsonToConvex, type JSONValue, type Value } from "convex/values";
+import { ConvexError, convexToJson, jsonToConvex, type JSONValue, type Value } from "convex/values";
 
 type App = Pick<TestConvex<any>, "query" | "mutation" | "action" | "fetch">;
 type Run = (of: unknown, args: unknown) => Promise<Value | undefined>;
@@ -47,7 +47,8 @@ async function call(app: App, kind: "query" | "mutation" | "action", body: strin
     const value = await run(makeFunctionReference(path), given);
     return { status: "success", value: convexToJson(value ?? null), logLines: [] };
   } catch (error) {
-    return { status: "error", errorMessage: String(error), logLines: [] };
+    const errorData = error instanceof ConvexError ? { errorData: error.data as JSONValue } : {};
+    return { status: "error", errorMessage: String(error), ...errorData, logLines: [] };
   }
 }
 
