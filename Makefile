@@ -13,7 +13,7 @@ override PROMPT := $(value PROMPT)
 export IMAGE PROMPT CHROMIUM
 
 .PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
-	types check wheel bench docs clean services test-api test-models
+	types check wheel bench docs clean services test-api test-models test-convex types-convex
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -88,6 +88,15 @@ test-browser: $(VENV)/.setup-dev ## Run the tests in a real browser (needs chrom
 	  echo "There is no $$CHROMIUM. Debian: sudo apt-get install -y chromium" >&2; \
 	  echo "Elsewhere name yours: make test-browser CHROMIUM=/path/of/chromium" >&2; exit 1; }
 	@$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-convex: $(VENV)/.setup-dev ## Test the Convex package, across to the API and a browser
+	@PYTHON=$(PYTHON) convex/scripts/with-node.sh npm --prefix convex run --silent check
+	@[ -x "$$CHROMIUM" ] || { \
+	  echo "There is no $$CHROMIUM. Debian: sudo apt-get install -y chromium" >&2; exit 1; }
+	@PYTHON=$(PYTHON) convex/scripts/with-node.sh $(BIN)/python -m pytest tests/convex $(ARGS)
+
+types-convex: $(VENV)/.setup-dev ## Write the types of the client in TypeScript anew from the API
+	@PYTHON=$(PYTHON) convex/scripts/with-node.sh $(BIN)/python -m tests.convex.openapi
 
 lint: $(VENV)/.setup-dev ## Check style
 	@$(BIN)/ruff check .

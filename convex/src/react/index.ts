@@ -1,3 +1,5 @@
+"use client";
+
 /** Hooks for pages: `useVideoJob(api.videos, jobId)` and `useVideoUpload(api.videos)`. */
 export { useVideoJob, type VideoJobState } from "./use_video_job.js";
 export { useVideoUpload, type VideoUpload } from "./use_video_upload.js";
