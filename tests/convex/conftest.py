@@ -172,11 +172,15 @@ def deployment(
 
 @contextmanager
 def relayed(
-    control: Control, path: str = "video/webhook", *, plain: bool = False
+    control: Control,  # noqa: F811 - no fixture here
+    path: str = "video/webhook",
+    *,
+    plain: bool = False,
 ) -> Iterator[Relay]:
     """A registered receiver of the API's that passes webhooks on."""
-    with Receiver((lambda exchange: relay.act(exchange),)) as receiver:
+    with Receiver() as receiver:
         relay = Relay(receiver, path)
+        receiver.answers = (relay.act,)
         control.register(relay.address, plain=plain)
         yield relay
         control.unregister(relay.address)

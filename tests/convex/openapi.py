@@ -1,4 +1,4 @@
-"""`python -m tests.convex.openapi`: convex/src/api/openapi.ts anew from the API's own description."""
+"""`python -m tests.convex.openapi`: writes convex/src/api/openapi.ts anew from the API itself."""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def opened(site: tuple[Deployment, Stack], page: Page) -> Page:  # noqa: F811 - 
 
 
 def test_a_picture_is_uploaded_and_its_video_plays(
-    opened: Page, site: tuple[Deployment, Stack], shoot: Shoot  # noqa: F811
+    opened: Page,
+    site: tuple[Deployment, Stack],
+    shoot: Shoot,  # noqa: F811
 ) -> None:
     app, stack = site
     picture = {"name": "photo.png", "mimeType": "image/png", "buffer": png(1280, 720)}
