@@ -15,6 +15,8 @@ from tests.api.outside import another_owner
 from tests.convex.conftest import KEY, Deploy, Deployment, Relay, relayed
 from tests.receiver import answer
 
+pytestmark = pytest.mark.timeout(600)  # a Prefect server may need minutes on a busy machine
+
 AWAY = 4
 """Attempts within an hour: at once, after 5 s, 5 min and 30 min; the next is 2 h later."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.browser.conftest import Shoot
 
+pytestmark = pytest.mark.timeout(600)  # `stillreel up` may need minutes on a busy machine
+
 SECRET = "the-secret-that-signs-webhooks"
 
 
@@ -43,7 +45,9 @@ def site(node: str, built: Path) -> Iterator[tuple[Deployment, Stack]]:
     """The example app and `stillreel up`, each of which knows where the other is."""
     port = free_port()
     with running_stack(
-        WEBHOOK_SECRET=SECRET, STILLREEL_ALLOW_ADDRESSES=f"127.0.0.1:{port}"
+        WEBHOOK_SECRET=SECRET,
+        STILLREEL_ALLOW_ADDRESSES=f"127.0.0.1:{port}",
+        STILLREEL_PREVIEW_SECONDS_PER_STEP="0.5",  # so that there is progress to be seen
     ) as stack:
         env = {
             "VIDEO_API_URL": stack.shim_url,
