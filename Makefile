@@ -123,5 +123,5 @@ docs: $(VENV)/.setup ## Write docs/settings.md anew from the code
 	@$(BIN)/python -m stillreel.settings_docs
 
 clean: ## Remove what was built and measured (.venv stays)
-	@rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis .coverage
+	@rm -rf build dist convex/build convex/dist demo .pytest_cache .ruff_cache .hypothesis .coverage
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
