@@ -22,6 +22,7 @@ from tests.api.conftest import (  # noqa: F401 - fixtures
     control,
     inference_server,
     prefect_api,
+    start_api,
 )
 from tests.api.control import Control
 from tests.convex.openapi import PACKAGE

@@ -3,6 +3,14 @@ import { mutationGeneric } from "convex/server";
 import schema from "../../without-component/convex/schema.js";
 import { serve } from "./answer.js";
 
+/** convex-test says that files are where nothing is; a real deployment serves them, as FILES_URL does. */
+const NOWHERE = /https:\/\/some-deployment\.convex\.cloud\/api\/storage\/[^"]+/;
+const send = globalThis.fetch;
+globalThis.fetch = (input, init) => {
+  const body = String(init?.body).replace(NOWHERE, process.env.FILES_URL!);
+  return send(input, { ...init, body });
+};
+
 /** Stores a picture and a user, as sign-in and upload of a real app do. */
 const arrive = mutationGeneric({
   handler: async (ctx) => ({
