@@ -14,7 +14,7 @@ export IMAGE PROMPT CHROMIUM
 
 .PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
 	types check wheel bench docs clean services test-api test-models test-gpu \
-	bench-models
+	bench-models test-convex types-convex
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -93,6 +93,15 @@ test-browser: $(VENV)/.setup-dev ## Run the tests in a real browser (needs chrom
 	  echo "Elsewhere name yours: make test-browser CHROMIUM=/path/of/chromium" >&2; exit 1; }
 	@$(BIN)/python -m pytest tests/browser $(ARGS)
 
+test-convex: $(VENV)/.setup-dev ## Test the Convex package, across to the API and a browser
+	@PYTHON=$(PYTHON) convex/scripts/with-node.sh npm --prefix convex run --silent check
+	@[ -x "$$CHROMIUM" ] || { \
+	  echo "There is no $$CHROMIUM. Debian: sudo apt-get install -y chromium" >&2; exit 1; }
+	@PYTHON=$(PYTHON) convex/scripts/with-node.sh $(BIN)/python -m pytest tests/convex $(ARGS)
+
+types-convex: $(VENV)/.setup-dev ## Write the types of the client in TypeScript anew from the API
+	@PYTHON=$(PYTHON) convex/scripts/with-node.sh $(BIN)/python -m tests.convex.openapi
+
 lint: $(VENV)/.setup-dev ## Check style
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -121,5 +130,5 @@ docs: $(VENV)/.setup ## Write docs/settings.md anew from the code
 	@$(BIN)/python -m stillreel.settings_docs
 
 clean: ## Remove what was built and measured (.venv stays)
-	@rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis .coverage
+	@rm -rf build dist convex/build convex/dist demo .pytest_cache .ruff_cache .hypothesis .coverage
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

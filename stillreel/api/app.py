@@ -25,6 +25,7 @@ from stillreel.api import (
     webhooks,
 )
 from stillreel.api.auth import describe_security
+from stillreel.api.bodies import name_bodies
 from stillreel.api.error_handlers import install_problems
 from stillreel.api.metrics import Metrics
 from stillreel.api.middleware import install_middleware
@@ -101,5 +102,5 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(module.router)
     describe = app.openapi
-    app.openapi = lambda: describe_security(describe())
+    app.openapi = lambda: name_bodies(describe_security(describe()))
     return app

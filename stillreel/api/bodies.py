@@ -92,6 +92,22 @@ def describe_body(model: type[BaseModel], *, file: str = "") -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def name_bodies(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document with each JSON body as a schema of its own, which others refer to."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for operations in document.get("paths", {}).values():
+        for operation in operations.values():
+            body = operation.get("requestBody", {}).get("content", {}).get(_JSON, {})
+            if name := body.get("schema", {}).get("title"):
+                schemas[name] = body["schema"]
+                operation["requestBody"]["content"][_JSON] = body | {"schema": _reference(name)}
+    return document
+
+
+def _reference(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
 def _object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a body, whatever its Content-Type: `curl -d` calls it a form."""
     if not raw.strip():

@@ -21,6 +21,9 @@ START_SECONDS = 30.0
 SLOWEST = 16_000
 """Bytes per second of the slowest upload that is waited for, after START_SECONDS."""
 
+ANY_PAGE = {"Access-Control-Allow-Origin": "*"}
+"""For browsers: the link is the permission, and no cookie goes with it, whatever page it is on."""
+
 Expires = Annotated[str, Query(description="Until when the link is good, in Unix time.")]
 Signature = Annotated[str, Query(description="What makes the link ours.")]
 
@@ -95,7 +98,19 @@ async def upload_file(
     return Response()
 
 
+@router.options("/files/{key:path}", include_in_schema=False)
+async def allow_pages() -> Response:
+    """What a browser asks before a page of another site may PUT an image."""
+    allowed = {
+        "Access-Control-Allow-Methods": "GET, HEAD, PUT",
+        "Access-Control-Allow-Headers": "Content-Type, Range",
+        "Access-Control-Max-Age": "7200",
+    }
+    return Response(status_code=204, headers=ANY_PAGE | allowed)
+
+
 def _local(request: Request) -> tuple[LocalStorage, Links]:
+    request.state.response_headers = ANY_PAGE
     services = services_of(request)
     if not isinstance(services.storage, LocalStorage) or services.links is None:
         raise NotThere

@@ -219,6 +219,11 @@ def nothing_is_lost(api: Api, earlier_job: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def control(api: Api) -> Control:
     """The services of the API, in its loop."""
+    return control_of(api)
+
+
+def control_of(api: Api) -> Control:
+    """The services of this API, in its loop."""
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def note() -> None:

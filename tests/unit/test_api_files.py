@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
 from stillreel.api import files
+from stillreel.api.middleware import ResponseHeaders
 from stillreel.errors import StillreelError
 from stillreel.links import Links
 from stillreel.storage import LocalStorage
@@ -48,6 +49,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 def app_on(storage: object, links: Links | None = LINKS) -> FastAPI:
     app = FastAPI()
+    app.add_middleware(ResponseHeaders)
     app.include_router(files.router)
     app.state.services = SimpleNamespace(storage=storage, links=links)
 
@@ -418,3 +420,26 @@ def exchange(
     }
     asyncio.run(app(scope, receive, send))
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def test_a_page_of_any_site_may_use_a_link(client: TestClient) -> None:
+    """A browser asks first, and then has to find the permission on every answer, refusals too."""
+    asked = {
+        "Origin": "https://happy-otter-1.example",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "content-type",
+    }
+    told = client.options(f"/files/{INPUT}", headers=asked)
+    assert told.status_code == 204
+    assert "PUT" in told.headers["access-control-allow-methods"]
+    assert "content-type" in told.headers["access-control-allow-headers"].lower()
+    url = LINKS.upload_url(INPUT, "image/png", 3, 60)
+    for answer in (
+        told,
+        client.put(url, content=b"png", headers=PNG),
+        client.put(f"/files/{INPUT}", content=b"png", headers=PNG),
+        client.get(LINKS.download_url(KEY, 60)),
+        client.get(f"/files/{KEY}"),
+    ):
+        assert answer.headers["access-control-allow-origin"] == "*", answer.status_code
+        assert "access-control-allow-credentials" not in answer.headers

@@ -1,0 +1,8 @@
+/* As `npx convex dev` writes it; it needs a deployment, so this copy was written by hand. */
+import type { ApiFromModules, FilterApi, FunctionReference } from "convex/server";
+import type * as prefect from "../prefect.js";
+import type * as videos from "../videos.js";
+
+declare const fullApi: ApiFromModules<{ prefect: typeof prefect; videos: typeof videos }>;
+export declare const api: FilterApi<typeof fullApi, FunctionReference<any, "public">>;
+export declare const internal: FilterApi<typeof fullApi, FunctionReference<any, "internal">>;
