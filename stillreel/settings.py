@@ -470,8 +470,10 @@ class FleetSettings(_Concern):
         description="Key of your Vast.ai account; stays on the control side.",
     )
     vast_url: str = Field("https://console.vast.ai", description="Address of Vast.ai's API.")
-    vast_image: str = Field(
-        "", description="Container image of rented hosts, best by digest; it runs `stillreel host`."
+    worker_image: str = Field(
+        "",
+        description="Container image of rented hosts, best by digest; its entrypoint is "
+        "`infra/vast/start_worker.sh`.",
     )
     ec2_region: str = Field(
         "us-east-1",
@@ -492,6 +494,9 @@ class FleetSettings(_Concern):
     ec2_subnet: str = Field("", description="Subnet of rented EC2 hosts; empty: the default one.")
     ec2_security_group: str = Field(
         "", description="Security group of rented EC2 hosts; one that lets nothing in."
+    )
+    ec2_kept_instance: str = Field(
+        "", description="Instance that `stillreel fleet start` and `stop` start and stop."
     )
 
     @field_validator("rented_env", mode="before")

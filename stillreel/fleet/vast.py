@@ -154,6 +154,7 @@ class Vast:
             attempts=None,
             timeout=self._patience,
             wait_initial=self._first_wait,
+            wait_jitter=self._first_wait,
             wait_max=15.0,
         ):
             with attempt, _transport():

@@ -199,9 +199,7 @@ def test_a_used_up_search_is_not_tried_again(fake: FakeVast, vast: Vast) -> None
     assert len(fake.calls("offers")) == 1
 
 
-def test_no_secret_is_told(
-    fake: FakeVast, vast: Vast, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_secret_is_told(fake: FakeVast, vast: Vast, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     fake.offer(2)
     told = [repr(vast.create(offer_from(vast), boot_of())), repr(vast.list(MAIN)), repr(vast)]
