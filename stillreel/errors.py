@@ -311,6 +311,12 @@ class HostFailed(FleetError):
     code, retryable, http_status = "host_failed", True, 502
 
 
+class LeaseLost(FleetError):
+    """This drain is not to go on: it was cancelled, or Prefect was away for too long."""
+
+    code, http_status = "lease_lost", 409
+
+
 class HostUndestroyed(FleetError):
     """A rented host is not known to be gone and may still cost money; destroy it by hand."""
 

@@ -10,9 +10,8 @@ from stillreel.fleet.provider import Need
 NEEDS: Final[dict[str, Need]] = {
     need.model: need
     for need in (
-        # Names as Vast.ai shows them. 40 GB and 80 GB cards share a name. The driver must know the
-        # CUDA of the torch wheels (12.8). Weights: what
-        # `stillreel models pull` fetches, derived from the sizes in bf16 that the plans of memory name.
+        # Names as Vast.ai shows them; 40 GB and 80 GB cards share a name. The driver must know the
+        # CUDA of the torch wheels (12.8). Weights are what a host downloads in bf16, derived.
         Need(
             "ltx-2",
             "vast",

@@ -71,10 +71,16 @@ def misfit(
         return f"machine {offer.machine} is in quarantine"
     if not 0 < offer.usd_per_hour <= usd_per_hour_max:
         return f"US$ {offer.usd_per_hour:g} an hour is not within US$ {usd_per_hour_max:g}"
+    return _wrong_gpu(offer, need) or _out_of_bounds(offer, need)
+
+
+def _wrong_gpu(offer: Offer, need: Need) -> str:
     if need.gpu_names and offer.gpu_name not in need.gpu_names:
         return f"GPU {offer.gpu_name} is not one of {', '.join(need.gpu_names)}"
-    if offer.gpu_count != 1:
-        return f"{offer.gpu_count} GPUs, and one is used"
+    return "" if offer.gpu_count == 1 else f"{offer.gpu_count} GPUs, and one is used"
+
+
+def _out_of_bounds(offer: Offer, need: Need) -> str:
     for name, value, (low, high) in (
         ("GPU memory", offer.gpu_gb, need.gpu_gb),
         ("memory", offer.ram_gb, need.ram_gb),

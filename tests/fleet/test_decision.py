@@ -62,14 +62,14 @@ def test_a_person_reads_every_line_with_its_limit() -> None:
     decision = decide(
         Waiting(12, 30 * HOUR), RULE, best=BEST, reserve_usd=2.64, money=Money(1.5, 0.5)
     )
+    offer = "vast 1, A100 PCIE, US$ 0.660/h, 1.18 h, US$ 0.78 in all"
+    usd = "US$ 1.50 spent + 0.50 promised + 2.64 at most for this host"
     assert decision.explain().splitlines() == [
         "yes  enough jobs wait              12 (limit: 10 or more)",
         "no   the oldest waits long         30.0 h (limit: 168.0 h or more)",
         "no   a deadline is near            none (limit: 24.0 h or less)",
-        "yes  an offer fits                 vast 1, A100 PCIE, US$ 0.660/h, 1.18 h, US$ 0.78 in all "
-        "(limit: price cap and the model's need)",
-        "yes  the month's budget allows it  US$ 1.50 spent + 0.50 promised + 2.64 at most for this "
-        "host (limit: US$ 50.00)",
+        f"yes  an offer fits                 {offer} (limit: price cap and the model's need)",
+        f"yes  the month's budget allows it  {usd} (limit: US$ 50.00)",
         "=> rent: enough jobs wait",
     ]
 
