@@ -499,6 +499,23 @@ class FleetSettings(_Concern):
         "", description="Instance that `stillreel fleet start` and `stop` start and stop."
     )
 
+    rented_until: float = Field(
+        0.0,
+        ge=0,
+        description="When this host has to be gone, in seconds since 1970; set by us on rented "
+        "hosts. 0: this host is not rented.",
+    )
+
+    @property
+    def uses_ec2(self) -> bool:
+        """Whether hosts are rented at EC2, or one is kept there."""
+        return self.fleet_provider == "ec2" or bool(self.ec2_kept_instance)
+
+    @property
+    def rents(self) -> bool:
+        """Whether there is an account to rent from."""
+        return self.uses_ec2 or bool(self.vast_api_key.get_secret_value())
+
     @field_validator("rented_env", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

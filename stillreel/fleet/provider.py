@@ -153,3 +153,7 @@ class Provider(Protocol):
     def remove(self, leftover: Leftover) -> None:
         """Remove it; fine when it is gone."""
         ...
+
+    def close(self) -> None:
+        """Give the connections back."""
+        ...

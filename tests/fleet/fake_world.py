@@ -199,6 +199,9 @@ class FakeProvider:
     def remove(self, leftover: Leftover) -> None:
         self.left = [one for one in self.left if one != leftover]
 
+    def close(self) -> None:
+        """There are no connections."""
+
     def _make(self, offer: Offer, boot: Boot) -> Host:
         host = Host(
             f"h{len(self.world.hosts) + 1}",
