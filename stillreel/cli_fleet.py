@@ -8,7 +8,10 @@ import typer
 
 from stillreel.command import home_settings, prefect_settings
 from stillreel.errors import RequestRejected, SettingsInvalid
+from stillreel.project import load_flow
 from stillreel.terminal import JsonFlag, print_facts, print_json, print_rows, say
+
+DRAIN_ENTRYPOINT = "flows/drain_backlog.py:drain_backlog"
 
 fleet = typer.Typer(no_args_is_help=True, help="Rented hosts: see them, and have them gone.")
 
@@ -50,9 +53,7 @@ def drain(
             return
         typer.echo(decision.explain())
         return
-    from flows.drain_backlog import drain_backlog
-
-    done: dict[str, Any] = drain_backlog(pool, now)
+    done: dict[str, Any] = load_flow(DRAIN_ENTRYPOINT)(pool=pool, now=now)
     if as_json:
         print_json(done)
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stillreel.idle import end_when_idle
 from stillreel.inference.client import socket_path
 from stillreel.lock import make_private, only_one
 from stillreel.prefect_env import worker_env
@@ -84,6 +85,7 @@ def run_host(settings: Settings, *, pool: str, model: str) -> None:
             for service in host_services(settings, pool=pool, model=model):
                 supervisor.start(service)
             supervisor.say(f"host {settings.host.host_name} serves pool {pool}; Ctrl-C stops it")
+            end_when_idle(settings, pool=pool, model=model)
             supervisor.run()
         finally:
             supervisor.stop()
