@@ -189,6 +189,19 @@ def host(
 
 
 @app.command()
+def control() -> None:
+    """Run the worker of drains and the reaper; needs the account to rent from, and no GPU.
+
+    Needs PREFECT_API_URL. `stillreel up` runs it where an account is set.
+    """
+    from stillreel.host import run_control
+
+    settings = home_settings()
+    need_api()
+    run_control(settings)
+
+
+@app.command()
 def api() -> None:
     """Serve the HTTP API on STILLREEL_API_HOST and PORT, with the keeper.
 

@@ -19,6 +19,10 @@ from stillreel.settings import HostSettings, Settings
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
 
+CONTROL_POOL = "control"
+CONTROL_LIMIT = 5
+"""Drains at once, one a pool, and the reaper."""
+
 
 def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]:
     """The services of a host in the order of their start: the models first, then the worker.
@@ -52,6 +56,31 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
         stop_seconds=40.0,
     )
     return [*servers, worker]
+
+
+def control_service(settings: Settings) -> Service:
+    """The worker of the pool `control`: drains and the reaper, which need no GPU.
+
+    It has a home of its own, because a worker that stops ends the flow processes of its home.
+    """
+    home = settings.host.home / "control"
+    name = f"{settings.host.host_name}-control"
+    argv = ["--pool", CONTROL_POOL, "--limit", str(CONTROL_LIMIT), "--name", name]
+    env = worker_env(settings) | {"STILLREEL_HOME": str(home), HOST_VARIABLE: str(os.getpid())}
+    return Service(
+        "control", [sys.executable, "-m", "stillreel.host_worker", *argv], env, stop_seconds=40.0
+    )
+
+
+def run_control(settings: Settings) -> None:
+    """Work on drains and the reaper in the foreground until SIGTERM or Ctrl-C."""
+    supervisor = Supervisor(Console(stderr=True))
+    try:
+        supervisor.start(control_service(settings))
+        supervisor.say(f"serving pool {CONTROL_POOL}; Ctrl-C stops it")
+        supervisor.run()
+    finally:
+        supervisor.stop()
 
 
 def inference_argv(socket: Path, *, model: str = "") -> list[str]:

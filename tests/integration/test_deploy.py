@@ -91,8 +91,11 @@ def test_without_a_server_address_the_error_says_what_to_set(tmp_path: Path) -> 
 
 
 def test_a_deployment_that_is_not_there_afterwards_fails_loudly(stack: Stack) -> None:
-    flow = {"entrypoint": "flows/generate_video.py:generate_video"}
-    wanted = flow | {"name": "nothing", "work_pool": {"name": "local", "work_queue_name": "default"}}
+    wanted = {
+        "name": "nothing",
+        "entrypoint": "flows/generate_video.py:generate_video",
+        "work_pool": {"name": "local", "work_queue_name": "default"},
+    }
 
     async def check() -> str:
         async with PrefectClient(f"{stack.url}/api") as client:
