@@ -67,8 +67,8 @@ def list_hosts(as_json: JsonFlag = False) -> None:
     settings = home_settings()
     from stillreel.fleet import flows
 
-    if not settings.fleet.rents:
-        say("no account to rent from is set (VAST_API_KEY, or STILLREEL_FLEET_PROVIDER=ec2)")
+    if not settings.fleet.accounts:
+        say("no account to rent from is set (VAST_API_KEY or STILLREEL_EC2)")
     rows = [
         {
             "label": str(host.label),

@@ -105,7 +105,7 @@ async def deploy(settings: Settings, *, directory: Path | None = None) -> list[s
             _run_prefect_deploy(directory)
             names = [await _check_deployed(client, made) for made in plan.deployments]
             for name in names:
-                await _set_schedules(client, name, active=settings.fleet.rents)
+                await _set_schedules(client, name, active=bool(settings.fleet.accounts))
             return names
     except httpx.HTTPStatusError as exc:
         raise _refusal(exc.response.status_code) from exc

@@ -410,7 +410,14 @@ class FleetSettings(_Concern):
         "same account may have it.",
     )
     fleet_provider: Literal["", "vast", "ec2"] = Field(
-        "", description="Who rents hosts to us: `vast` or `ec2`; empty: by the model."
+        "",
+        description="Who rents hosts to us, of several accounts: `vast` or `ec2`; empty: by the "
+        "model.",
+    )
+    ec2: bool = Field(
+        False,
+        description="There is an AWS account to rent from; its credentials are found as AWS's own "
+        "tools find them.",
     )
     allow_untrusted_hosts: bool = Field(
         False,
@@ -507,14 +514,10 @@ class FleetSettings(_Concern):
     )
 
     @property
-    def uses_ec2(self) -> bool:
-        """Whether hosts are rented at EC2, or one is kept there."""
-        return self.fleet_provider == "ec2" or bool(self.ec2_kept_instance)
-
-    @property
-    def rents(self) -> bool:
-        """Whether there is an account to rent from."""
-        return self.uses_ec2 or bool(self.vast_api_key.get_secret_value())
+    def accounts(self) -> tuple[Literal["vast", "ec2"], ...]:
+        """The providers that we have an account at; nowhere else are hosts rented or reaped."""
+        vast: tuple[Literal["vast"], ...] = ("vast",) * bool(self.vast_api_key.get_secret_value())
+        return (*vast, "ec2") if self.ec2 else vast
 
     @field_validator("rented_env", mode="before")
     @classmethod

@@ -58,7 +58,7 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
         _wait_until_ready(f"{address}/health", "api", supervisor)
         for service in host_services(settings, pool=pool, model=model):
             supervisor.start(replace(service, env={**service.env, "STILLREEL_API_URL": address}))
-        if settings.fleet.rents:
+        if settings.fleet.accounts:
             supervisor.start(control_service(settings))
         if is_new:
             supervisor.say(f"made an API key, kept in {settings.host.home / KEY_FILE}: {key}")

@@ -24,6 +24,7 @@ from stillreel.fleet.leases import (
     BEAT_SECONDS,
     LEASE,
     QUARANTINE,
+    Lease,
     LeaseBook,
     money_of,
     month_start,
@@ -149,7 +150,7 @@ class Drain:
             return self.report
         self._number, self._usd_before = lease.number, lease.usd
         try:
-            self._rent_until_drained()
+            self._rent_until_drained(lease)
         except BaseException as exc:
             if not self._is_handed_over(exc):  # else the next execution finds them by their labels
                 self._clear_up()
@@ -159,9 +160,9 @@ class Drain:
 
     # --- what to rent ---------------------------------------------------------------------------
 
-    def _rent_until_drained(self) -> None:
+    def _rent_until_drained(self, lease: Lease) -> None:
         failures = 0
-        stay = self._resume()
+        stay = self._resume(lease)
         while True:
             stay = stay or self._rent_best()
             if stay is None:
@@ -186,16 +187,18 @@ class Drain:
             self._wait_for_requeue()
             stay = None
 
-    def _resume(self) -> Stay | None:
+    def _resume(self, lease: Lease) -> Stay | None:
         """The host that an execution before this one asked for last, if it was made."""
         if not self._number:
             return None
         label = Label(self._order.installation, self._order.run_id, self._number)
         host = find(self._provider, label, clock=self._clock)
-        log.info(
-            "this drain goes on; its host %s is %s", label, host.state if host else "not there"
-        )
-        return self._enter(host, host.usd_per_hour, 0.0) if host else None
+        log.info("this drain goes on; host %s is %s", label, host.state if host else "not there")
+        if host is None:
+            return None
+        stay = self._enter(host, lease.usd_per_hour, 0.0)
+        self._usd_before = max(0.0, lease.usd - stay.usd(self._clock.now()))
+        return stay
 
     def _rent_best(self) -> Stay | None:
         now, order = self._clock.now(), self._order
@@ -262,7 +265,14 @@ class Drain:
         label = Label(order.installation, order.run_id, self._number)
         deadline = now + self._limits.life
         reserve = self._reserve(choice) + self._usd(now)
-        self._book.ask(order.run_id, self._number, until=deadline, reserve_usd=reserve, now=now)
+        self._book.ask(
+            order.run_id,
+            self._number,
+            until=deadline,
+            usd_per_hour=choice.offer.usd_per_hour,
+            reserve_usd=reserve,
+            now=now,
+        )
         self._beat_at = now
         boot = Boot(
             label=label,
@@ -340,8 +350,11 @@ class Drain:
         until = self._clock.now() + REQUEUE
         while self._clock.now() < until:
             self._beat(self._clock.now())
-            if self._jobs.waiting(self._clock.now()).count or not self._jobs.working():
-                return
+            try:
+                if self._jobs.waiting(self._clock.now()).count or not self._jobs.working():
+                    return
+            except (PrefectUnavailable, PrefectRefused) as exc:
+                log.warning("Prefect: %s", exc.message)
             self._clock.sleep(POLL_SECONDS)
 
     # --- the end --------------------------------------------------------------------------------

@@ -79,6 +79,11 @@ class Ec2:
     def offers(self, need: Need, *, interruptible: bool = False) -> list[Offer]:
         """The one machine type of this need: at its on-demand price, or at today's spot price."""
         kind = self._fleet.ec2_instance_type or need.instance_type
+        if not kind:
+            raise SettingsInvalid(
+                f"STILLREEL_EC2_INSTANCE_TYPE: we know no EC2 machine for {need.model}; set one "
+                "with a GPU that is large enough"
+            )
         with _answers():
             found = self._ec2.describe_instance_types(InstanceTypes=[kind])["InstanceTypes"]
             price = self._spot_price(kind) if interruptible else self._fleet.ec2_usd_per_hour

@@ -15,7 +15,6 @@ from stillreel.fleet.labels import installation_prefix
 from stillreel.fleet.leases import Leases, money_of, month_start
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.orders import (
-    accounts,
     limits_of,
     opened,
     order_of,
@@ -90,7 +89,7 @@ def reap_all(settings: Settings, *, dry_run: bool) -> list[Found]:
     fleet, found = settings.fleet, list[Found]()
     failed: list[FleetError] = []
     with prefect_calls() as calls:
-        for name in accounts(fleet):
+        for name in fleet.accounts:
             try:
                 with opened(fleet, name, renting=False) as provider:
                     found += reap(
@@ -111,7 +110,7 @@ def reap_all(settings: Settings, *, dry_run: bool) -> list[Found]:
 def hosts(settings: Settings) -> list[Host]:
     """All rented hosts of this installation. Raises FleetError."""
     found: list[Host] = []
-    for name in accounts(settings.fleet):
+    for name in settings.fleet.accounts:
         with opened(settings.fleet, name, renting=False) as provider:
             found += provider.list(installation_prefix(settings.fleet.installation))
     return found

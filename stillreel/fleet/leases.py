@@ -27,6 +27,8 @@ NUMBER = "stillreel.drain.number"
 """Of the last machine that was asked for; written before it was."""
 BEAT = "stillreel.drain.beat"
 UNTIL = "stillreel.drain.until"
+PRICE = "stillreel.drain.usd_per_hour"
+"""Of that machine."""
 RESERVED = "stillreel.drain.reserved_usd"
 USD = "stillreel.drain.usd"
 BAD = "stillreel.drain.bad."
@@ -45,6 +47,8 @@ class Lease:
     beat_at: datetime | None
     until: datetime | None
     """When its newest host has to be gone."""
+    usd_per_hour: float
+    """Of its newest host."""
     reserved_usd: float
     usd: float
     bad_machines: tuple[str, ...]
@@ -66,6 +70,7 @@ def lease_of(run: Mapping[str, Any]) -> Lease:
         number=int(labels.get(NUMBER) or 0),
         beat_at=_time(labels.get(BEAT)),
         until=_time(labels.get(UNTIL)),
+        usd_per_hour=float(labels.get(PRICE) or 0),
         reserved_usd=float(labels.get(RESERVED) or 0),
         usd=float(labels.get(USD) or 0),
         bad_machines=tuple(str(v) for name, v in sorted(labels.items()) if name.startswith(BAD)),
@@ -84,7 +89,14 @@ class LeaseBook(Protocol):
 
     def claim(self, run_id: str, pool: str, now: datetime) -> Lease | None: ...
     def ask(
-        self, run_id: str, number: int, *, until: datetime, reserve_usd: float, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        until: datetime,
+        usd_per_hour: float,
+        reserve_usd: float,
+        now: datetime,
     ) -> None: ...
     def beat(self, run_id: str, *, usd: float, now: datetime) -> bool: ...
     def end(self, run_id: str, *, usd: float) -> None: ...
@@ -110,7 +122,14 @@ class Leases:
         return self.read([run_id])[run_id]
 
     def ask(
-        self, run_id: str, number: int, *, until: datetime, reserve_usd: float, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        until: datetime,
+        usd_per_hour: float,
+        reserve_usd: float,
+        now: datetime,
     ) -> None:
         """Write down that machine `number` is about to be asked for: before it is."""
         self._write(
@@ -118,6 +137,7 @@ class Leases:
             {
                 NUMBER: number,
                 UNTIL: until.isoformat(),
+                PRICE: usd_per_hour,
                 RESERVED: reserve_usd,
                 BEAT: now.isoformat(),
             },

@@ -58,8 +58,20 @@ def order_of(settings: Settings, *, run_id: str, pool: str, model: str, now: boo
 
 
 def provider_of(fleet: FleetSettings, model: str) -> str:
-    """The name of the provider that machines for this model come from."""
-    return fleet.fleet_provider or need_of(model).provider
+    """The name of the provider that machines for this model come from.
+
+    The one that is set, else the one that suits the model best. Raises SettingsInvalid where we
+    have no account: the reaper looks at our accounts only.
+    """
+    wanted = fleet.fleet_provider or need_of(model).provider
+    if wanted in fleet.accounts:
+        return wanted
+    if fleet.accounts and not fleet.fleet_provider:
+        return fleet.accounts[0]
+    raise SettingsInvalid(
+        f"there is no account at {wanted} to rent from; set "
+        f"{'VAST_API_KEY' if wanted == 'vast' else 'STILLREEL_EC2=1'}"
+    )
 
 
 @contextmanager
@@ -75,18 +87,12 @@ def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provid
             raise SettingsInvalid(
                 f"renting from {name} is refused: the owner of such a machine can read what lies "
                 "there, and a host still gets the Prefect server's password. Rent from EC2 "
-                "(STILLREEL_FLEET_PROVIDER=ec2), or accept it with "
+                "(STILLREEL_EC2=1, STILLREEL_FLEET_PROVIDER=ec2), or accept it with "
                 "STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"
             )
         yield provider
     finally:
         provider.close()
-
-
-def accounts(fleet: FleetSettings) -> list[str]:
-    """The providers that this installation has an account at."""
-    has_vast = bool(fleet.vast_api_key.get_secret_value())
-    return [*(["vast"] if has_vast else []), *(["ec2"] if fleet.uses_ec2 else [])]
 
 
 def host_env(

@@ -104,12 +104,13 @@ def test_what_was_written_down_is_read_again(runs: Any) -> None:
     run_id, pool = runs.start(), pool_of()
     book.claim(run_id, pool, NOW)
     until = NOW + timedelta(hours=4)
-    book.ask(run_id, 3, until=until, reserve_usd=2.64, now=NOW)
+    book.ask(run_id, 3, until=until, usd_per_hour=0.6, reserve_usd=2.64, now=NOW)
     book.quarantine(run_id, 2, "vast/13")
     assert book.beat(run_id, usd=0.25, now=NOW + MINUTE)
     lease = book.read([run_id, str(uuid4())])[run_id]
     assert (lease.number, lease.until, lease.beat_at) == (3, until, NOW + MINUTE)
-    assert (lease.reserved_usd, lease.usd, lease.bad_machines) == (2.64, 0.25, ("vast/13",))
+    assert (lease.usd_per_hour, lease.reserved_usd, lease.usd) == (0.6, 2.64, 0.25)
+    assert lease.bad_machines == ("vast/13",)
     money = money_of([lease], but="", now=NOW)
     assert money.spent_usd == 0.25
     assert money.reserved_usd == pytest.approx(2.39)

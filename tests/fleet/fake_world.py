@@ -268,7 +268,7 @@ class FakeBook:
 
     def start(self, run_id: str, **values: Any) -> Lease:
         """A drain's flow run has begun."""
-        base = Lease(run_id, "", False, True, 0, None, None, 0.0, 0.0, ())
+        base = Lease(run_id, "", False, True, 0, None, None, 0.0, 0.0, 0.0, ())
         self.leases[run_id] = replace(base, **values)
         return self.leases[run_id]
 
@@ -284,10 +284,24 @@ class FakeBook:
         return self.leases[run_id]
 
     def ask(
-        self, run_id: str, number: int, *, until: datetime, reserve_usd: float, now: datetime
+        self,
+        run_id: str,
+        number: int,
+        *,
+        until: datetime,
+        usd_per_hour: float,
+        reserve_usd: float,
+        now: datetime,
     ) -> None:
         self._reach()
-        self.change(run_id, number=number, until=until, reserved_usd=reserve_usd, beat_at=now)
+        self.change(
+            run_id,
+            number=number,
+            until=until,
+            usd_per_hour=usd_per_hour,
+            reserved_usd=reserve_usd,
+            beat_at=now,
+        )
 
     def beat(self, run_id: str, *, usd: float, now: datetime) -> bool:
         self._reach()

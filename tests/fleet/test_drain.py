@@ -407,6 +407,7 @@ def test_a_killed_drain_that_starts_again_goes_on_with_its_host(
 
     report = it.drain().run()
 
+    assert it.book.leases[RUN].usd == pytest.approx(it.world.usd(), rel=0.15)
     assert it.world.living() == []
     assert it.world.videos == 12
     assert it.world.waiting_jobs == it.world.working_jobs == 0

@@ -286,3 +286,8 @@ def test_a_leftover_of_another_kind_is_cancelled_as_a_request(ec2: Ec2) -> None:
         )
         ec2.remove(Leftover("sir-1", "spot request", label))
         stub.assert_no_pending_responses()
+
+
+def test_a_model_without_a_machine_at_ec2_is_named(ec2: Ec2) -> None:
+    with pytest.raises(SettingsInvalid, match=r"STILLREEL_EC2_INSTANCE_TYPE.*ltx-2"):
+        ec2.offers(NEEDS["ltx-2"])

@@ -13,7 +13,6 @@ from stillreel.fleet.flows import model_of
 from stillreel.fleet.labels import Label
 from stillreel.fleet.needs import NEEDS, need_of
 from stillreel.fleet.orders import (
-    accounts,
     host_env,
     limits_of,
     opened,
@@ -125,15 +124,50 @@ def test_what_is_not_set_is_named(
 
 
 def test_accounts_are_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert accounts(get_settings().fleet) == []
-    assert not get_settings().fleet.rents
+    assert get_settings().fleet.accounts == ()
     monkeypatch.setenv("VAST_API_KEY", "k")
-    monkeypatch.setenv("STILLREEL_FLEET_PROVIDER", "ec2")
+    monkeypatch.setenv("STILLREEL_EC2", "1")
     get_settings.cache_clear()
-    fleet = get_settings().fleet
-    assert accounts(fleet) == ["vast", "ec2"]
-    assert fleet.rents
-    assert provider_of(fleet, "ltx-2") == "ec2"
+    assert get_settings().fleet.accounts == ("vast", "ec2")
+
+
+@pytest.mark.parametrize(
+    ("env", "model", "provider"),
+    [
+        ({"VAST_API_KEY": "k", "STILLREEL_EC2": "1"}, "ltx-2", "vast"),
+        ({"VAST_API_KEY": "k", "STILLREEL_EC2": "1"}, "wan-2.2", "ec2"),
+        ({"VAST_API_KEY": "k"}, "wan-2.2", "vast"),
+        ({"STILLREEL_EC2": "1"}, "ltx-2", "ec2"),
+        (
+            {"VAST_API_KEY": "k", "STILLREEL_EC2": "1", "STILLREEL_FLEET_PROVIDER": "ec2"},
+            "ltx-2",
+            "ec2",
+        ),
+    ],
+)
+def test_a_host_comes_from_an_account_of_ours(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], model: str, provider: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert provider_of(get_settings().fleet, model) == provider
+
+
+@pytest.mark.parametrize(
+    ("env", "missing"),
+    [
+        ({}, "STILLREEL_EC2=1"),
+        ({"VAST_API_KEY": "k", "STILLREEL_FLEET_PROVIDER": "ec2"}, "STILLREEL_EC2=1"),
+        ({"STILLREEL_EC2": "1", "STILLREEL_FLEET_PROVIDER": "vast"}, "VAST_API_KEY"),
+    ],
+)
+def test_where_the_reaper_does_not_look_nothing_is_rented(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], missing: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsInvalid, match=missing):
+        provider_of(get_settings().fleet, "wan-2.2")
 
 
 def test_the_default_rule_is_that_of_the_design() -> None:

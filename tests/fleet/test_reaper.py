@@ -21,7 +21,7 @@ HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 LIFE = 4 * HOUR
 RUN, OTHER = str(UUID(int=1)), str(UUID(int=2))
 HOST = Host("h1", "fake", Label("main", RUN, 1), HostState.RUNNING, 0.6, "m1", START)
-LIVING = Lease(RUN, "a100", False, True, 1, START, START + LIFE, 3.0, 0.1, ())
+LIVING = Lease(RUN, "a100", False, True, 1, START, START + LIFE, 0.6, 3.0, 0.1, ())
 
 
 @pytest.mark.parametrize(
