@@ -144,7 +144,6 @@ def test_a_backlog_is_drained_by_a_host_that_ends_itself(
     assert SECRET not in done.stdout + done.stderr
     assert SECRET not in machines.log()
     assert KEY not in machines.log() + done.stderr
-    print(json.dumps(report, indent=1))
     left = [p for p in psutil.process_iter() if "start_worker.sh" in " ".join(_command(p))]
     assert left == []
 
