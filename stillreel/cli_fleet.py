@@ -30,6 +30,12 @@ def drain(
         bool, typer.Option("--explain", help="Only print the rule and what it says now.")
     ] = False,
     now: Annotated[bool, typer.Option("--now", help="One waiting job is enough.")] = False,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="A made-up year of several policies; no server.")
+    ] = False,
+    orders: Annotated[int, typer.Option(min=1, max=20000, help="A month, to simulate.")] = 1000,
+    price: Annotated[float, typer.Option(min=0.01, help="US$ an hour, to simulate.")] = 0.66,
+    seed: Annotated[int, typer.Option(help="Same seed, same year.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Rent a host when it pays, drain the pool's backlog, and give the host back.
@@ -38,6 +44,9 @@ def drain(
 
     Example: stillreel drain a100 --explain
     """
+    if simulate:
+        _simulate(pool, orders=orders, price=price, seed=seed, as_json=as_json)
+        return
     settings = prefect_settings()
     from stillreel.fleet import flows
 
@@ -59,6 +68,25 @@ def drain(
         return
     print_facts({name: value for name, value in done.items() if name != "hosts"})
     print_rows(done.get("hosts", []), as_json=False)
+
+
+def _simulate(pool: str, *, orders: int, price: float, seed: int, as_json: bool) -> None:
+    settings = home_settings()
+    from stillreel.fleet import flows, simulation
+    from stillreel.fleet.needs import need_of
+    from stillreel.fleet.orders import limits_of, seconds_per_job
+
+    model = flows.model_of(pool)
+    year = simulation.make_year(orders_a_month=orders, usd_per_hour=price, seed=seed)
+    seconds = seconds_per_job(model)
+    outcomes = [
+        simulation.simulate(policy, year, need_of(model), seconds_per_job=seconds)
+        for policy in simulation.policies(limits_of(settings.fleet).rule)
+    ]
+    print_rows(simulation.table(outcomes), as_json)
+    if not as_json:
+        typer.echo(f"\n{simulation.plot(outcomes)}")
+    say("made up: orders, prices and interruptions; real: the rule and what a batch costs")
 
 
 @fleet.command("list")
