@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,3 +138,28 @@ def test_a_polite_stop_reaches_the_host(machine: Rent) -> None:
     it.process.send_signal(signal.SIGTERM)
     assert it.process.wait(SECONDS) == 0
     assert "stopped" in it.log.read_text()
+
+
+@pytest.mark.parametrize("name", ["ec2/start.sh", "ec2/stop.sh"])
+def test_the_kept_instance_is_started_and_stopped_by_its_scripts(tmp_path: Path, name: str) -> None:
+    (tmp_path / "stillreel").write_text('#!/bin/sh\necho "$*"\nexit 5\n')
+    (tmp_path / "stillreel").chmod(0o700)
+    done = subprocess.run(
+        ["bash", str(SCRIPT.parents[1] / name)],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == (f"fleet {Path(name).stem}\n", 5)
+
+
+def test_the_weekly_script_is_the_drain() -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT.parents[1] / "batch_processor.py"), "--help"],
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--explain" in done.stdout
