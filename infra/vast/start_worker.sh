@@ -55,9 +55,11 @@ as_user=()
 if [[ -n "${STILLREEL_USER:-}" && "$(id -u)" == 0 ]]; then
   as_user=(setpriv --reuid "$STILLREEL_USER" --regid "$STILLREEL_USER" --clear-groups)
 fi
+child='' stopping=''
+trap 'stopping=yes; [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null' TERM INT
 "${as_user[@]}" stillreel host "$@" &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+[[ -z "$stopping" ]] || kill -TERM "$child"
 wait "$child"
 code=$?
 while kill -0 "$child" 2>/dev/null; do  # a signal interrupts `wait`
