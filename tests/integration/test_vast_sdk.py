@@ -1,7 +1,7 @@
 """The official SDK and our driver ask the same Vast.ai for the same things in the same words.
 
-The SDK's exact pins clash with ours, so it lives in an environment of its own, which `make services`
-makes; TESTS_VASTAI_PYTHON names the Python of another one.
+The SDK's exact pins clash with ours, so it lives in an environment of its own, which
+`make services` makes; TESTS_VASTAI_PYTHON names the Python of another one.
 """
 
 from __future__ import annotations
