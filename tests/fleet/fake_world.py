@@ -129,7 +129,8 @@ class FakeProvider:
     """A whole provider. Faults are taken in order, one per call of a method.
 
     A fault is an error to raise, or for `create`: `lost answer` (made, and the answer is lost),
-    `nothing made` (the same without a machine), `killed before` and `killed after`.
+    `nothing made` (the same without a machine), `killed before` and `killed after`. For `get`:
+    `absent`, though it is there.
     """
 
     world: World
@@ -172,6 +173,9 @@ class FakeProvider:
         return host
 
     def get(self, host_id: str) -> Host | None:
+        if self.faults["get"] and self.faults["get"][0] == "absent":
+            self.faults["get"].popleft()
+            return None
         self._fault("get")
         return next((it.host for it in self.world.living() if it.host.id == host_id), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -288,11 +289,12 @@ def test_a_backlog_without_end_stops_at_the_deadline() -> None:
         pytest.param({"destroy": [*unavailable(10)]}, id="429 ten times on destroy"),
         pytest.param({"destroy": ["lost", "lost"]}, id="destroy lost twice"),
         pytest.param({"get": [None, *unavailable(6)]}, id="looks fail"),
+        pytest.param({"get": ["absent", "absent", None, "absent"]}, id="looks find nothing yet"),
         pytest.param({"list": unavailable(3), "create": ["lost answer"]}, id="list fails too"),
     ],
 )
 def test_a_provider_with_faults_costs_a_try_and_no_more(faults: dict[str, list[Any]]) -> None:
-    it = Setup(12)
+    it = Setup(12, ends_itself="destroy" not in faults)
     for name, values in faults.items():
         it.provider.faults[name].extend(values)
     check(it, it.drain().run())
@@ -310,7 +312,7 @@ def test_a_create_without_an_answer_is_adopted_and_never_repeated(lag: float) ->
 
 
 def test_a_machine_that_appears_too_late_is_given_back_as_well() -> None:
-    it = Setup(12)
+    it = Setup(12, ends_itself=False)
     it.provider.lag = 200.0
     it.provider.faults["create"].append("lost answer")
     report = it.drain().run()
@@ -468,3 +470,58 @@ def test_a_failure_of_ours_gives_the_host_back() -> None:
 def test_errors_of_the_fleet_are_one_family() -> None:
     for error in (HostFailed, HostUndestroyed, LeaseLost, OfferGone, ProviderUnavailable):
         assert issubclass(error, FleetError)
+
+
+ANSWERS: dict[str, tuple[str, Any]] = {
+    "create: made, answer lost": ("create", "lost answer"),
+    "create: nothing made, no answer": ("create", "nothing made"),
+    "create: offer gone": ("create", OfferGone()),
+    "create: 429": ("create", ProviderUnavailable()),
+    "destroy: lost": ("destroy", "lost"),
+    "destroy: 429": ("destroy", ProviderUnavailable()),
+    "look: 503": ("get", ProviderUnavailable()),
+}
+
+
+def test_the_whole_matrix(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever dies at whatever step: who is still alive, what was rented twice, what was lost."""
+    rows: list[tuple[str, str, str, int, int, int]] = []
+    for moment, kill in MOMENTS.items():
+        for agent in (True, False):
+            for again in (True, False):
+                it = Setup(12, ends_itself=agent)
+                kill(it)
+                if moment == "before the destroy":
+                    it.world.ends_itself = False
+                with pytest.raises(Killed):
+                    it.drain().run()
+                if again:
+                    it.drain().run()
+                it.live_on(LIFE + 30 * MINUTE)
+                who = "drain" if agent else "drain, host agent"
+                rows.append((who, moment, "starts again" if again else "stays dead", *count(it)))
+    for name, (call, fault) in ANSWERS.items():
+        for lag in (0.0, 30.0):
+            it = Setup(12, ends_itself=call != "destroy")
+            it.provider.lag = lag
+            it.provider.faults[call].append(fault)
+            it.drain().run()
+            rows.append(("provider's answer", name, f"list lags {lag:.0f} s", *count(it)))
+    with capsys.disabled():
+        if "-s" in sys.argv:
+            for row in (("dies", "when", "then", "alive", "double", "lost"), *rows):
+                sys.stdout.write("{:<18} {:<32} {:<15} {:>5} {:>6} {:>4}\n".format(*row))
+    assert {row[3:] for row in rows} == {(0, 0, 0)}
+    assert len(rows) == len(MOMENTS) * 4 + len(ANSWERS) * 2
+
+
+def count(it: Setup) -> tuple[int, int, int]:
+    """Hosts that live, hosts that lived at the same time, jobs that are nowhere."""
+    spans = [(host.born, host.gone_at or it.world.at) for host in it.world.hosts]
+    double = sum(
+        one[0] < other[1] and other[0] < one[1]
+        for n, one in enumerate(spans)
+        for other in spans[n + 1 :]
+    )
+    kept = it.world.videos + it.world.waiting_jobs + it.world.working_jobs
+    return len(it.world.living()), double, it.total - kept
