@@ -18,7 +18,7 @@ from stillreel.process import end_tree
 from stillreel.project import project_dir
 from tests.fleet.fake_vast import KEY, SECRET, FakeVast
 from tests.integration.conftest import Bucket
-from tests.stack import Stack, env_of
+from tests.stack import Stack, env_of, running_stack
 
 SCRIPT = project_dir() / "infra" / "vast" / "start_worker.sh"
 JOB = {"prompt": "zoom in", "duration": 0.5, "width": 128, "height": 72}
@@ -209,6 +209,23 @@ def test_strangers_machines_are_not_rented_unless_that_is_allowed(
     assert "Traceback" not in done.stderr.splitlines()[-1]
     assert machines.vast.calls("create") == []
     stack.wait(run_id)
+
+
+@pytest.mark.timeout(600)
+def test_where_an_account_is_set_the_stack_runs_drains_and_the_reaper() -> None:
+    names = ("drain-backlog/drain-a100", "reap-hosts/reap")
+    with (
+        FakeVast() as vast,
+        running_stack(VAST_API_KEY=KEY, STILLREEL_VAST_URL=vast.url) as stack,
+    ):
+        for name in names:
+            made = stack.api.get(f"/deployments/name/{name}").json()
+            assert [schedule["active"] for schedule in made["schedules"]] == [True]
+            path = f"/deployments/{made['id']}/create_flow_run"
+            run = stack.wait(stack.api.post(path, json={}).json()["id"])
+            assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        assert vast.calls("list")
+        assert vast.calls("create") == []
 
 
 def _command(process: psutil.Process) -> list[str]:
