@@ -22,7 +22,7 @@ from tests.stack import Stack, env_of, running_stack
 
 SCRIPT = project_dir() / "infra" / "vast" / "start_worker.sh"
 JOB = {"prompt": "zoom in", "duration": 0.5, "width": 128, "height": 72}
-JOBS = 12
+JOBS = 30
 
 
 @dataclass
@@ -111,7 +111,7 @@ def command(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("without_host")
 def test_a_backlog_is_drained_by_a_host_that_ends_itself(
     stack: Stack, bucket: Bucket, machines: Machines, tmp_path: Path
