@@ -66,7 +66,7 @@ up: $(VENV)/.setup ## Run everything on this machine: Prefect, deployments, one 
 
 # --- check --------------------------------------------------------------------------------------
 
-test: $(VENV)/.setup-dev ## Run the unit, workflow and model tests (ARGS="-k encoder")
+test: $(VENV)/.setup-dev ## Run the unit, fleet, workflow and model tests (ARGS="-k encoder")
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-api: $(VENV)/.setup-dev ## Run the tests of the HTTP API, on a real Prefect server
@@ -78,8 +78,9 @@ test-models: $(VENV)/.setup-dev ## Of these only the AI models, on tiny ones mad
 test-gpu: $(VENV)/.setup-dev ## Run the AI models in their real size on this machine's GPU
 	@$(BIN)/python -m pytest tests/gpu $(ARGS)
 
-services: ## Install the servers that integration tests start (Debian; uses sudo)
+services: ## Install what integration tests start: servers (Debian; uses sudo), the Vast.ai SDK
 	@tests/services/install.sh
+	@$(PYTHON) -m venv .venv-vastai && .venv-vastai/bin/pip install --quiet vastai==1.9.1
 
 test-integration: $(VENV)/.setup-dev ## Run the tests with real servers, workers and hosts
 	@$(BIN)/python -m pytest tests/integration $(ARGS)

@@ -16,7 +16,7 @@ import stamina
 import stamina.instrumentation
 import typer
 
-from stillreel import __version__, cli_jobs, cli_keys, cli_owners
+from stillreel import __version__, cli_fleet, cli_jobs, cli_keys, cli_owners
 from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
     ApiError,
@@ -197,6 +197,19 @@ def host(
 
 
 @app.command()
+def control() -> None:
+    """Run the worker of drains and the reaper; needs the account to rent from, and no GPU.
+
+    Needs PREFECT_API_URL. `stillreel up` runs it where an account is set.
+    """
+    from stillreel.host import run_control
+
+    settings = home_settings()
+    need_api()
+    run_control(settings)
+
+
+@app.command()
 def api() -> None:
     """Serve the HTTP API on STILLREEL_API_HOST and PORT, with the keeper.
 
@@ -258,6 +271,7 @@ def version() -> None:
 
 
 cli_jobs.mount(app)
+cli_fleet.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
 

@@ -33,6 +33,8 @@ class Plan:
     deployments: list[dict[str, Any]]
     pools: dict[str, str]
     """Descriptions by name."""
+    models: dict[str, str]
+    """The model that each pool's hosts have, by pool."""
     queues: dict[str, int]
     job_configuration: dict[str, Any]
 
@@ -45,6 +47,7 @@ def read_plan(directory: Path) -> Plan:
         plan = Plan(
             deployments=project["deployments"],
             pools={name: pool["description"] for name, pool in pools["pools"].items()},
+            models={name: pool["model"] for name, pool in pools["pools"].items()},
             queues=pools["queues"],
             job_configuration=pools["job_configuration"],
         )
@@ -100,7 +103,10 @@ async def deploy(settings: Settings, *, directory: Path | None = None) -> list[s
                     await _make_queue(client, name, queue, priority)
             await save_result_block(settings)
             _run_prefect_deploy(directory)
-            return [await _check_deployed(client, deployment) for deployment in plan.deployments]
+            names = [await _check_deployed(client, made) for made in plan.deployments]
+            for name in names:
+                await _set_schedules(client, name, active=bool(settings.fleet.accounts))
+            return names
     except httpx.HTTPStatusError as exc:
         raise _refusal(exc.response.status_code) from exc
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
@@ -165,6 +171,14 @@ async def _make_queue(client: PrefectClient, pool: str, name: str, priority: int
         await client.update_work_queue(queue.id, priority=priority)
 
 
+async def _set_schedules(client: PrefectClient, name: str, *, active: bool) -> None:
+    """Schedules run where there is an account to rent from; elsewhere nobody would serve them."""
+    made = await client.read_deployment_by_name(name)
+    for schedule in made.schedules:
+        if schedule.active != active:
+            await client.update_deployment_schedule(made.id, schedule.id, active=active)
+
+
 def _run_prefect_deploy(directory: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
@@ -180,7 +194,7 @@ def _run_prefect_deploy(directory: Path) -> None:
 
 
 async def _check_deployed(client: PrefectClient, wanted: dict[str, Any]) -> str:
-    flow_name = "generate-video"
+    flow_name = wanted["entrypoint"].rpartition(":")[2].replace("_", "-")
     name = f"{flow_name}/{wanted['name']}"
     try:
         made = await client.read_deployment_by_name(name)

@@ -334,6 +334,57 @@ class SafetyUnavailable(StillreelError):
     code, retryable, http_status = "safety_unavailable", True, 503
 
 
+# --- rented hosts -----------------------------------------------------------------------------
+
+
+class FleetError(StillreelError):
+    """Something went wrong with a rented host."""
+
+    code, http_status = "fleet_error", 502
+
+
+class ProviderUnavailable(FleetError):
+    """The provider of hosts does not answer now; a later try may succeed."""
+
+    code, retryable, http_status = "provider_unavailable", True, 503
+
+
+class ProviderRefused(FleetError):
+    """The provider of hosts refuses what it was asked."""
+
+    code = "provider_refused"
+
+
+class OfferGone(FleetError):
+    """Somebody else has rented this offer, or it cannot be had now; take another."""
+
+    code, retryable, http_status = "offer_gone", True, 503
+
+
+class CreateUnknown(FleetError):
+    """It is not known whether the provider has made this host; it is looked for by its label."""
+
+    code, http_status = "create_unknown", 502
+
+
+class HostFailed(FleetError):
+    """A rented host did not come to work."""
+
+    code, retryable, http_status = "host_failed", True, 502
+
+
+class LeaseLost(FleetError):
+    """This drain is not to go on: it was cancelled, or Prefect was away for too long."""
+
+    code, http_status = "lease_lost", 409
+
+
+class HostUndestroyed(FleetError):
+    """A rented host is not known to be gone and may still cost money; destroy it by hand."""
+
+    code, retryable, http_status = "host_undestroyed", True, 502
+
+
 # --- the HTTP API -----------------------------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from stillreel.models.shots import check
 from stillreel.models.weights import find_weights
 from stillreel.process import end_tree, with_parent
 from stillreel.progress import Listener, listening
-from stillreel.project import FLOW_ENTRYPOINT, project_dir
+from stillreel.project import FLOW_ENTRYPOINT, load_flow
 from stillreel.scene import draw_scene
 from stillreel.settings import Settings, get_settings
 from stillreel.storage import Storage, open_storage
@@ -219,12 +218,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 def _run_flow(spec: JobSpec) -> tuple[str, Video]:
-    from prefect.flows import load_flow_from_entrypoint
-
-    directory = project_dir()
-    sys.path.insert(0, str(directory))
-    path, _, name = FLOW_ENTRYPOINT.partition(":")
-    flow = load_flow_from_entrypoint(f"{directory / path}:{name}", use_placeholder_flow=False)
+    flow = load_flow(FLOW_ENTRYPOINT)
     try:
         state = flow(**spec.model_dump(), return_state=True)
     except (httpx.HTTPError, RuntimeError) as exc:  # Prefect's own: the flow's are in its state

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from stillreel.idle import end_when_idle
 from stillreel.inference.client import is_silent, socket_path
 from stillreel.lock import make_private, only_one
 from stillreel.prefect_env import worker_env
@@ -18,6 +19,10 @@ from stillreel.process import HOST_VARIABLE, NO_RESTART
 from stillreel.settings import HostSettings, Settings
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
+
+CONTROL_POOL = "control"
+CONTROL_LIMIT = 5
+"""Drains at once, one a pool, and the reaper."""
 
 
 def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]:
@@ -44,6 +49,31 @@ def host_services(settings: Settings, *, pool: str, model: str) -> list[Service]
         stop_seconds=40.0,
     )
     return [*servers, worker]
+
+
+def control_service(settings: Settings) -> Service:
+    """The worker of the pool `control`: drains and the reaper, which need no GPU.
+
+    It has a home of its own, because a worker that stops ends the flow processes of its home.
+    """
+    home = settings.host.home / "control"
+    name = f"{settings.host.host_name}-control"
+    argv = ["--pool", CONTROL_POOL, "--limit", str(CONTROL_LIMIT), "--name", name]
+    env = worker_env(settings) | {"STILLREEL_HOME": str(home), HOST_VARIABLE: str(os.getpid())}
+    return Service(
+        "control", [sys.executable, "-m", "stillreel.host_worker", *argv], env, stop_seconds=40.0
+    )
+
+
+def run_control(settings: Settings) -> None:
+    """Work on drains and the reaper in the foreground until SIGTERM or Ctrl-C."""
+    supervisor = Supervisor(Console(stderr=True))
+    try:
+        supervisor.start(control_service(settings))
+        supervisor.say(f"serving pool {CONTROL_POOL}; Ctrl-C stops it")
+        supervisor.run()
+    finally:
+        supervisor.stop()
 
 
 def inference_argv(socket: Path, *, model: str = "") -> list[str]:
@@ -77,6 +107,7 @@ def run_host(settings: Settings, *, pool: str, model: str) -> None:
             for service in host_services(settings, pool=pool, model=model):
                 supervisor.start(service)
             supervisor.say(f"host {settings.host.host_name} serves pool {pool}; Ctrl-C stops it")
+            end_when_idle(settings, pool=pool, model=model)
             supervisor.run()
         finally:
             supervisor.stop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 FLOW_ENTRYPOINT = "flows/generate_video.py:generate_video"
 
@@ -20,3 +22,12 @@ def enter() -> dict[str, str]:
     directory = str(project_dir())
     os.chdir(directory)
     return {"directory": directory}
+
+
+def load_flow(entrypoint: str) -> Any:
+    """The flow at this entrypoint, in a clone as in an installed wheel."""
+    from prefect.flows import load_flow_from_entrypoint
+
+    directory = project_dir()
+    sys.path.insert(0, str(directory))
+    return load_flow_from_entrypoint(str(directory / entrypoint), use_placeholder_flow=False)

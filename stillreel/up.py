@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stillreel import prefect_env
 from stillreel.errors import SettingsInvalid, StillreelError
-from stillreel.host import host_services, only_host
+from stillreel.host import control_service, host_services, only_host
 from stillreel.owner_store import KEY_FILE, first_key
 from stillreel.process import NO_RESTART
 from stillreel.settings import Settings
@@ -58,6 +58,8 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
         _wait_until_ready(f"{address}/health", "api", supervisor)
         for service in host_services(settings, pool=pool, model=model):
             supervisor.start(replace(service, env={**service.env, "STILLREEL_API_URL": address}))
+        if settings.fleet.accounts:
+            supervisor.start(control_service(settings))
         if is_new:
             supervisor.say(f"made an API key, kept in {settings.host.home / KEY_FILE}: {key}")
         supervisor.say(f"API on {address}, its reference at {address}/docs")

@@ -1,0 +1,58 @@
+"""Prefect's API for code that is not async: a drain is one thing after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from stillreel.prefect_api import PAGE, Json, PrefectApi, connect
+from stillreel.prefect_lock import shared_lock
+
+PATIENCE_SECONDS = 30.0
+
+
+class PrefectCalls:
+    """`PrefectApi`, whose calls block. They raise what it raises."""
+
+    def __init__(self, api: PrefectApi, portal: BlockingPortal) -> None:
+        self._api, self._portal = api, portal
+
+    def get(self, path: str) -> Any:
+        return self._portal.call(self._api.get, path)
+
+    def ask(self, path: str, body: Json) -> Any:
+        return self._portal.call(self._api.ask, path, body)
+
+    def patch(self, path: str, body: Json) -> None:
+        self._portal.call(self._api.patch, path, body)
+
+    def pages(self, path: str, body: Json) -> list[Json]:
+        """Everything that a filter finds, however many pages that are."""
+        found: list[Json] = []
+        while True:
+            page = self.ask(path, body | {"limit": PAGE, "offset": len(found)})
+            found += page
+            if len(page) < PAGE:
+                return found
+
+    def lock(self, name: str) -> AbstractContextManager[Any]:
+        """The shared lock of this name, see `prefect_lock`."""
+        return self._portal.wrap_async_context_manager(shared_lock(self._api, name))
+
+
+@contextmanager
+def prefect_calls(patience: float = PATIENCE_SECONDS) -> Iterator[PrefectCalls]:
+    """Calls to the Prefect server of this process's settings. Raises SettingsInvalid."""
+    with start_blocking_portal() as portal:
+        api = portal.call(_connect, patience)
+        try:
+            yield PrefectCalls(api, portal)
+        finally:
+            portal.call(api.aclose)
+
+
+async def _connect(patience: float) -> PrefectApi:
+    return connect(patience)

@@ -1,0 +1,139 @@
+"""Whether to rent now: a rule that a person can read, and its reasons in plain lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from stillreel.fleet.ranking import Ranked
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The jobs that wait for a pool."""
+
+    count: int
+    oldest: timedelta = timedelta(0)
+    """How long the first of them has waited."""
+    soonest_deadline: timedelta | None = None
+    """Until the first deadline of a waiting job; None without any."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When renting pays; see the settings of the fleet."""
+
+    threshold: int
+    oldest: timedelta
+    deadline: timedelta
+    month_budget_usd: float
+
+
+@dataclass(frozen=True)
+class Money:
+    """What this month has cost so far and what is promised to hosts that live."""
+
+    spent_usd: float
+    reserved_usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part of the rule, applied."""
+
+    name: str
+    fact: str
+    limit: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the rule says, and every line of it."""
+
+    rent: bool
+    reason: str
+    lines: tuple[Line, ...]
+
+    def explain(self) -> str:
+        """The rule as a table, and what follows from it."""
+        width = max(len(line.name) for line in self.lines)
+        rows = [
+            f"{'yes' if line.holds else 'no ':<3}  {line.name:<{width}}  "
+            f"{line.fact} (limit: {line.limit})"
+            for line in self.lines
+        ]
+        return "\n".join([*rows, f"=> {'rent' if self.rent else 'do not rent'}: {self.reason}"])
+
+
+def decide(
+    waiting: Waiting,
+    rule: Rule,
+    *,
+    best: Ranked | None,
+    reserve_usd: float,
+    money: Money,
+    now: bool = False,
+) -> Decision:
+    """Whether to rent the best offer.
+
+    One of the three triggers must hold, and everything after them. `now`: a person asks, so one
+    waiting job is enough. `reserve_usd` is what the host costs if it lives to its deadline.
+    """
+    soonest = waiting.soonest_deadline
+    triggers = (
+        Line(
+            "enough jobs wait",
+            str(waiting.count),
+            "1, asked for by a person" if now else f"{rule.threshold} or more",
+            waiting.count >= (1 if now else rule.threshold),
+        ),
+        Line(
+            "the oldest waits long",
+            _hours(waiting.oldest) if waiting.count else "none waits",
+            f"{_hours(rule.oldest)} or more",
+            waiting.count > 0 and waiting.oldest >= rule.oldest,
+        ),
+        Line(
+            "a deadline is near",
+            "none" if soonest is None else f"in {_hours(soonest)}",
+            f"{_hours(rule.deadline)} or less",
+            waiting.count > 0 and soonest is not None and soonest <= rule.deadline,
+        ),
+    )
+    total = money.spent_usd + money.reserved_usd + reserve_usd
+    needed = (
+        Line(
+            "an offer fits",
+            "none" if best is None else _offer(best),
+            "price cap and the model's need",
+            best is not None,
+        ),
+        Line(
+            "the month's budget allows it",
+            f"US$ {money.spent_usd:.2f} spent + {money.reserved_usd:.2f} promised "
+            f"+ {reserve_usd:.2f} at most for this host",
+            f"US$ {rule.month_budget_usd:.2f}",
+            total <= rule.month_budget_usd,
+        ),
+    )
+    lines = (*triggers, *needed)
+    if not waiting.count:
+        return Decision(False, "nothing waits", lines)
+    if not any(line.holds for line in triggers):
+        return Decision(False, "it does not pay yet", lines)
+    for line in needed:
+        if not line.holds:
+            return Decision(False, f"not so: {line.name}", lines)
+    return Decision(True, next(line.name for line in triggers if line.holds), lines)
+
+
+def _offer(best: Ranked) -> str:
+    return (
+        f"{best.offer.provider} {best.offer.id}, {best.offer.gpu_name or 'no GPU'}, "
+        f"US$ {best.offer.usd_per_hour:.3f}/h, {best.hours:.2f} h, US$ {best.usd:.2f} in all"
+    )
+
+
+def _hours(span: timedelta) -> str:
+    return f"{span.total_seconds() / 3600:.1f} h"

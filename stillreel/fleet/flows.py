@@ -1,0 +1,149 @@
+"""What the flows and commands of the fleet do, with everything that they need opened."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from stillreel.deploy import read_plan
+from stillreel.errors import FleetError, RequestRejected
+from stillreel.fleet.backlog import Backlog
+from stillreel.fleet.calls import prefect_calls
+from stillreel.fleet.clock import RealClock
+from stillreel.fleet.decision import Decision, decide
+from stillreel.fleet.drain import Drain, quarantined, rank_now
+from stillreel.fleet.labels import installation_prefix
+from stillreel.fleet.leases import Leases, money_of, month_start
+from stillreel.fleet.needs import need_of
+from stillreel.fleet.orders import (
+    limits_of,
+    opened,
+    order_of,
+    provider_of,
+    seconds_per_job,
+)
+from stillreel.fleet.provider import Host
+from stillreel.fleet.reaper import Found, reap
+from stillreel.fleet.renting import give_back
+from stillreel.fleet.report import Report
+from stillreel.process import is_engine_child
+from stillreel.project import project_dir
+from stillreel.settings import Settings
+
+
+def drain(settings: Settings, *, run_id: str, pool: str, now: bool) -> tuple[Report, datetime]:
+    """Drain a pool under this flow run; the report, and when it was over.
+
+    Raises RequestRejected, ModelUnavailable, SettingsInvalid, FleetError, PrefectUnavailable.
+    """
+    model, clock = model_of(pool), RealClock()
+    fleet = settings.fleet
+    with prefect_calls() as calls:
+        jobs, book = Backlog(calls, pool), Leases(calls)
+        lease = book.read([run_id]).get(run_id)
+        if not (lease and lease.number) and not jobs.waiting(clock.now()).count:
+            return Report(pool, clock.now(), outcome="nothing waits"), clock.now()
+        with opened(fleet, provider_of(fleet, model), renting=True) as provider:
+            report = Drain(
+                order_of(settings, run_id=run_id, pool=pool, model=model, now=now),
+                limits_of(fleet),
+                provider=provider,
+                jobs=jobs,
+                book=book,
+                clock=clock,
+                is_handed_over=_is_handed_over,
+            ).run()
+    return report, clock.now()
+
+
+def explain(settings: Settings, *, pool: str, now: bool) -> Decision:
+    """What a drain would decide at this moment; nothing is rented. Raises as `drain` does."""
+    model, clock, fleet = model_of(pool), RealClock(), settings.fleet
+    limits, need = limits_of(fleet), need_of(model)
+    with prefect_calls() as calls:
+        at, book = clock.now(), Leases(calls)
+        waiting = Backlog(calls, pool).waiting(at)
+        with opened(fleet, provider_of(fleet, model), renting=False) as provider:
+            ranked = rank_now(
+                provider,
+                need,
+                limits,
+                jobs=max(1, waiting.count),
+                seconds_per_job=seconds_per_job(model),
+                quarantined=quarantined(book, at),
+                interruptible=limits.interruptible,
+            )
+        best = ranked[0] if ranked else None
+        hours = limits.life.total_seconds() / 3600
+        return decide(
+            waiting,
+            limits.rule,
+            best=best,
+            reserve_usd=hours * best.offer.usd_per_hour if best else 0.0,
+            money=money_of(book.since(month_start(at)), but="", now=at),
+            now=now,
+        )
+
+
+def reap_all(settings: Settings, *, dry_run: bool) -> list[Found]:
+    """Reap at every provider that we have an account at. Raises FleetError, PrefectUnavailable."""
+    fleet, found = settings.fleet, list[Found]()
+    failed: list[FleetError] = []
+    with prefect_calls() as calls:
+        for name in fleet.accounts:
+            try:
+                with opened(fleet, name, renting=False) as provider:
+                    found += reap(
+                        provider,
+                        Leases(calls),
+                        installation=fleet.installation,
+                        life=timedelta(hours=fleet.host_hours),
+                        clock=RealClock(),
+                        dry_run=dry_run,
+                    )
+            except FleetError as exc:  # the other provider's hosts cost money as well
+                failed.append(exc)
+    if failed:
+        raise failed[0]
+    return found
+
+
+def hosts(settings: Settings) -> list[Host]:
+    """All rented hosts of this installation. Raises FleetError."""
+    found: list[Host] = []
+    for name in settings.fleet.accounts:
+        with opened(settings.fleet, name, renting=False) as provider:
+            found += provider.list(installation_prefix(settings.fleet.installation))
+    return found
+
+
+def destroy(settings: Settings, labels: set[str] | None) -> list[Host]:
+    """Destroy the hosts of these labels, or all of this installation; gives those.
+
+    Raises RequestRejected for a label that no host has, HostUndestroyed, FleetError.
+    """
+    there = [x for x in hosts(settings) if labels is None or str(x.label) in labels]
+    if unknown := (labels or set()) - {str(host.label) for host in there}:
+        raise RequestRejected(
+            f"no rented host is called {', '.join(sorted(unknown))}; `stillreel fleet list` "
+            "shows those that there are"
+        )
+    for host in there:
+        with opened(settings.fleet, host.provider, renting=False) as provider:
+            give_back(provider, host, clock=RealClock())
+    return there
+
+
+def model_of(pool: str) -> str:
+    """The model that hosts of this pool have. Raises RequestRejected for a pool without one."""
+    models = {name: model for name, model in read_plan(project_dir()).models.items() if model}
+    if pool not in models:
+        raise RequestRejected(f"no host serves the pool {pool!r}; choose one of {sorted(models)}")
+    return models[pool]
+
+
+def _is_handed_over(error: BaseException) -> bool:
+    """Whether another execution of this run goes on with its hosts.
+
+    A worker that stops gives the run back to the queue; in a terminal nobody would go on.
+    """
+    return is_engine_child() and type(error).__name__ == "TerminationSignal"

@@ -1,0 +1,144 @@
+"""From settings to what a drain works with: provider, limits, and the environment of a host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from stillreel.errors import SettingsInvalid
+from stillreel.estimates import guess, work_of
+from stillreel.fleet.decision import Rule
+from stillreel.fleet.drain import Limits, Order
+from stillreel.fleet.ec2 import Ec2
+from stillreel.fleet.labels import Label
+from stillreel.fleet.needs import need_of
+from stillreel.fleet.provider import Provider
+from stillreel.fleet.ranking import Ranked
+from stillreel.fleet.vast import Vast
+from stillreel.job import spec_of
+from stillreel.settings import FleetSettings, Settings
+
+PREFECT_VARIABLES = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+UNKNOWN_SECONDS = 120.0
+"""Of a job about whose model nothing is known."""
+
+
+def limits_of(fleet: FleetSettings) -> Limits:
+    """What a drain may do."""
+    return Limits(
+        rule=Rule(
+            fleet.drain_threshold,
+            timedelta(hours=fleet.drain_oldest_hours),
+            timedelta(hours=fleet.drain_deadline_hours),
+            fleet.month_budget_usd,
+        ),
+        usd_per_hour_max=fleet.usd_per_hour_max,
+        interruptible=fleet.rent_interruptible,
+        boot=timedelta(minutes=fleet.boot_minutes),
+        life=timedelta(hours=fleet.host_hours),
+        idle=timedelta(minutes=fleet.idle_minutes),
+        contact=timedelta(minutes=fleet.contact_minutes),
+        progress=timedelta(minutes=fleet.progress_minutes),
+    )
+
+
+def order_of(settings: Settings, *, run_id: str, pool: str, model: str, now: bool) -> Order:
+    """The order of one drain. Raises ModelUnavailable."""
+    return Order(
+        run_id,
+        settings.fleet.installation,
+        pool,
+        need_of(model),
+        seconds_per_job(model),
+        env=lambda label, choice, deadline: host_env(settings, label, choice, deadline),
+        now=now,
+    )
+
+
+def provider_of(fleet: FleetSettings, model: str) -> str:
+    """The name of the provider that machines for this model come from.
+
+    The one that is set, else the one that suits the model best. Raises SettingsInvalid where we
+    have no account: the reaper looks at our accounts only.
+    """
+    wanted = fleet.fleet_provider or need_of(model).provider
+    if wanted in fleet.accounts:
+        return wanted
+    if fleet.accounts and not fleet.fleet_provider:
+        return fleet.accounts[0]
+    raise SettingsInvalid(
+        f"there is no account at {wanted} to rent from; set "
+        f"{'VAST_API_KEY' if wanted == 'vast' else 'STILLREEL_EC2=1'}"
+    )
+
+
+@contextmanager
+def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provider]:
+    """The provider of this name.
+
+    Raises SettingsInvalid when its account or our image is not set, and for renting from
+    strangers unless that is allowed. Looking and destroying always are.
+    """
+    provider = _make(fleet, name, renting=renting)
+    try:
+        if renting and not provider.is_trusted and not fleet.allow_untrusted_hosts:
+            raise SettingsInvalid(
+                f"renting from {name} is refused: the owner of such a machine can read what lies "
+                "there, and a host still gets the Prefect server's password. Rent from EC2 "
+                "(STILLREEL_EC2=1, STILLREEL_FLEET_PROVIDER=ec2), or accept it with "
+                "STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"
+            )
+        yield provider
+    finally:
+        provider.close()
+
+
+def host_env(
+    settings: Settings, label: Label, choice: Ranked, deadline: datetime
+) -> Mapping[str, str]:
+    """The environment of a rented host. Raises SettingsInvalid where it could reach no Prefect."""
+    from prefect.settings import get_current_settings
+
+    fleet = settings.fleet
+    prefect = get_current_settings().to_environment_variables(exclude_unset=True)
+    url = fleet.rented_api_url or prefect.get("PREFECT_API_URL", "")
+    if not url:
+        raise SettingsInvalid("STILLREEL_RENTED_API_URL: no Prefect API for rented hosts is set")
+    passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
+    secrets = {name: prefect[name] for name in PREFECT_VARIABLES if name in prefect}
+    api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
+    return {
+        **passed,
+        **secrets,
+        **api,
+        "PREFECT_API_URL": url,
+        "STILLREEL_HOST_NAME": str(label),
+        "STILLREEL_HOST_PRICE": f"{choice.offer.usd_per_hour:.4f}",
+        "STILLREEL_RENTED_UNTIL": str(int(deadline.timestamp())),
+        "STILLREEL_BOOT_MINUTES": f"{fleet.boot_minutes:g}",
+        "STILLREEL_IDLE_MINUTES": f"{fleet.idle_minutes:g}",
+        "STILLREEL_CONTACT_MINUTES": f"{fleet.contact_minutes:g}",
+    }
+
+
+def seconds_per_job(model: str) -> float:
+    """What a job of this model takes with its own settings, by the arithmetic of its GPU."""
+    work, _ = work_of(spec_of({"model": model, "prompt": "any"}))
+    found = guess(work, ())
+    return found.seconds.likely if found else UNKNOWN_SECONDS
+
+
+def _make(fleet: FleetSettings, name: str, *, renting: bool) -> Vast | Ec2:
+    if renting and not fleet.worker_image:
+        raise SettingsInvalid(
+            "STILLREEL_WORKER_IMAGE is not set; set it to the image that rented hosts run, "
+            "e.g. registry.example/stillreel@sha256:..."
+        )
+    if name == "ec2":
+        return Ec2(fleet)
+    key = fleet.vast_api_key.get_secret_value()
+    if not key:
+        raise SettingsInvalid("VAST_API_KEY is not set; set it to the key of your Vast.ai account")
+    return Vast(key, image=fleet.worker_image, url=fleet.vast_url)

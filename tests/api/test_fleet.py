@@ -1,0 +1,200 @@
+"""Leases and backlog in a real Prefect; the fake of the drain's tests keeps the same promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.states import Cancelled, Completed, Crashed, Pending, Running, Scheduled, State
+
+from stillreel.deploy import _set_schedules
+from stillreel.fleet.backlog import Backlog
+from stillreel.fleet.calls import PrefectCalls, prefect_calls
+from stillreel.fleet.leases import FLOW, LEASE, LeaseBook, Leases, money_of
+from stillreel.jobs import marks
+from tests.fleet.fake_world import FakeBook
+
+NOW = datetime.now(UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def calls(prefect_api: str) -> Iterator[PrefectCalls]:
+    with prefect_calls() as found:
+        yield found
+
+
+@pytest.fixture
+def client(prefect_api: str) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as found:
+        yield found
+
+
+@flow(name=FLOW)
+def drain_flow() -> None:
+    """Stands for the drain: only its name counts here."""
+
+
+class RealBook:
+    """Leases in Prefect, with runs that the test starts and ends."""
+
+    def __init__(self, client: SyncPrefectClient, calls: PrefectCalls) -> None:
+        self.client, self.book = client, Leases(calls)
+
+    def start(self) -> str:
+        return str(self.client.create_flow_run(drain_flow, state=Running()).id)
+
+    def over(self, run_id: str) -> None:
+        self.client.set_flow_run_state(UUID(run_id), Completed(), force=True)
+
+
+class FakeRuns:
+    """The same with the fake."""
+
+    def __init__(self) -> None:
+        self.book = FakeBook()
+
+    def start(self) -> str:
+        return self.book.start(str(uuid4())).run_id
+
+    def over(self, run_id: str) -> None:
+        self.book.change(run_id, is_over=True, is_running=False)
+
+
+@pytest.fixture(params=["real", "fake"])
+def runs(request: pytest.FixtureRequest) -> Any:
+    if request.param == "fake":
+        return FakeRuns()
+    return RealBook(request.getfixturevalue("client"), request.getfixturevalue("calls"))
+
+
+def pool_of() -> str:
+    return f"pool-{uuid4().hex[:8]}"
+
+
+def test_one_drain_lives_on_a_pool(runs: Any) -> None:
+    book: LeaseBook = runs.book
+    first, second, pool = runs.start(), runs.start(), pool_of()
+    lease = book.claim(first, pool, NOW)
+    assert lease
+    assert (lease.run_id, lease.pool, lease.number, lease.is_over) == (first, pool, 0, False)
+    assert lease.lives(NOW)
+    assert book.claim(second, pool, NOW + MINUTE) is None
+    assert book.claim(second, pool_of(), NOW)
+    assert book.claim(first, pool, NOW + MINUTE)  # it starts again
+    runs.over(first)
+    assert book.claim(runs.start(), pool, NOW + MINUTE)
+
+
+def test_a_drain_that_is_not_heard_of_holds_a_pool_no_longer(runs: Any) -> None:
+    first, second, pool = runs.start(), runs.start(), pool_of()
+    assert runs.book.claim(first, pool, NOW)
+    assert runs.book.claim(second, pool, NOW + LEASE - MINUTE) is None
+    assert runs.book.claim(second, pool, NOW + LEASE)
+
+
+def test_what_was_written_down_is_read_again(runs: Any) -> None:
+    book: LeaseBook = runs.book
+    run_id, pool = runs.start(), pool_of()
+    book.claim(run_id, pool, NOW)
+    until = NOW + timedelta(hours=4)
+    book.ask(run_id, 3, until=until, usd_per_hour=0.6, reserve_usd=2.64, now=NOW)
+    book.quarantine(run_id, 2, "vast/13")
+    assert book.beat(run_id, usd=0.25, now=NOW + MINUTE)
+    lease = book.read([run_id, str(uuid4())])[run_id]
+    assert (lease.number, lease.until, lease.beat_at) == (3, until, NOW + MINUTE)
+    assert (lease.usd_per_hour, lease.reserved_usd, lease.usd) == (0.6, 2.64, 0.25)
+    assert lease.bad_machines == ("vast/13",)
+    money = money_of([lease], but="", now=NOW)
+    assert money.spent_usd == 0.25
+    assert money.reserved_usd == pytest.approx(2.39)
+    assert money_of([lease], but=run_id, now=NOW).spent_usd == 0
+    book.end(run_id, usd=0.5)
+    ended = book.read([run_id])[run_id]
+    assert (ended.usd, ended.reserved_usd, ended.lives(NOW)) == (0.5, 0.0, False)
+    assert run_id in {lease.run_id for lease in book.since(NOW - timedelta(days=1))}
+
+
+def test_a_drain_that_is_over_is_not_to_go_on(runs: Any) -> None:
+    run_id = runs.start()
+    runs.book.claim(run_id, pool_of(), NOW)
+    runs.over(run_id)
+    assert not runs.book.beat(run_id, usd=0.1, now=NOW)
+    assert not runs.book.read([run_id])[run_id].lives(NOW)
+
+
+def test_nothing_is_asked_for_nothing(runs: Any) -> None:
+    assert runs.book.read([]) == {}
+
+
+def make_video_run(client: SyncPrefectClient, *, state: State, **more: Any) -> str:
+    deployment = client.read_deployment_by_name("generate-video/ltx-2-a100")
+    run = client.create_flow_run_from_deployment(deployment.id, state=state, **more)
+    return str(run.id)
+
+
+def test_the_backlog_of_a_pool_is_counted(client: SyncPrefectClient, calls: PrefectCalls) -> None:
+    backlog, started = Backlog(calls, "a100"), datetime.now(UTC) - MINUTE
+    assert backlog.waiting(datetime.now(UTC)).count == 0
+    old = datetime.now(UTC) - timedelta(hours=30)
+    ids = [
+        make_video_run(client, state=Scheduled(scheduled_time=old)),
+        make_video_run(client, state=Scheduled(), tags=[marks.DATED]),
+        make_video_run(client, state=Pending()),
+        make_video_run(client, state=Running()),
+    ]
+    make_video_run(client, state=Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1)))
+    deadline = datetime.now(UTC) + timedelta(hours=5)
+    calls.patch(f"/flow_runs/{ids[1]}/labels", {marks.DEADLINE: deadline.isoformat()})
+
+    now = datetime.now(UTC)
+    waiting = backlog.waiting(now)
+
+    assert waiting.count == 2
+    assert waiting.oldest >= timedelta(hours=30)
+    assert waiting.soonest_deadline == deadline - now
+    assert backlog.working() == 2
+    assert Backlog(calls, "g5").waiting(now).count == 0
+    assert (backlog.ended(started).videos, backlog.ended(started).failed) == (0, 0)
+    for run_id, state in zip(ids, (Completed(), Completed(), Crashed(), Cancelled()), strict=True):
+        client.set_flow_run_state(UUID(run_id), state, force=True)
+    ended = backlog.ended(started)
+    assert (ended.videos, ended.failed) == (2, 1)
+    assert backlog.ended(datetime.now(UTC) + MINUTE).videos == 0
+    assert backlog.working() == 0
+
+
+def test_a_worker_that_never_spoke_is_not_online(calls: PrefectCalls) -> None:
+    assert not Backlog(calls, "a100").is_online("stillreel-main-1")
+    calls._portal.call(
+        calls._api.post, "/work_pools/a100/workers/heartbeat", {"name": "stillreel-main-1"}
+    )
+    assert Backlog(calls, "a100").is_online("stillreel-main-1")
+    assert not Backlog(calls, "g5").is_online("stillreel-main-1")
+
+
+def test_schedules_rest_without_an_account_and_run_with_one(client: SyncPrefectClient) -> None:
+    names = ("drain-backlog/drain-a100", "drain-backlog/drain-g5", "reap-hosts/reap")
+
+    def schedules() -> list[bool]:
+        found = (client.read_deployment_by_name(name) for name in names)
+        return [schedule.active for one in found for schedule in one.schedules]
+
+    async def set_all(*, active: bool) -> None:
+        async with get_client() as api:
+            for name in names:
+                await _set_schedules(api, name, active=active)
+
+    assert schedules() == [False] * 3  # as `deploy` left them: no account is set
+    try:
+        asyncio.run(set_all(active=True))
+        assert schedules() == [True] * 3
+    finally:
+        asyncio.run(set_all(active=False))
+    assert schedules() == [False] * 3

@@ -1,0 +1,193 @@
+"""What a rented host is told, and from whom nothing is rented."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from stillreel.errors import ModelUnavailable, RequestRejected, SettingsInvalid
+from stillreel.fleet.flows import model_of
+from stillreel.fleet.labels import Label
+from stillreel.fleet.needs import NEEDS, need_of
+from stillreel.fleet.orders import (
+    host_env,
+    limits_of,
+    opened,
+    provider_of,
+    seconds_per_job,
+)
+from stillreel.fleet.ranking import Batch, priced
+from stillreel.models.registry import MODELS
+from stillreel.settings import get_settings
+from tests.fleet.test_ranking import GOOD
+
+UNTIL = datetime(2026, 12, 1, 7, tzinfo=UTC)
+LABEL = Label("main", str(uuid4()), 1)
+CHOICE = priced(GOOD, Batch(1.0))
+SERVER = {PREFECT_API_URL: "https://prefect.example/api", PREFECT_API_AUTH_STRING: "me:pass"}
+
+
+def env_of() -> dict[str, str]:
+    with temporary_settings(updates=SERVER):
+        return dict(host_env(get_settings(), LABEL, CHOICE, UNTIL))
+
+
+def test_a_host_knows_its_name_its_price_its_time_and_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "VAST_API_KEY": "account",
+        "STILLREEL_WEBHOOK_SECRET": "whsec_" + "A" * 32,
+        "STILLREEL_API_KEY": "first",
+        "STILLREEL_SERVER_SECRET": "server",
+        "R2_SECRET_KEY": "r2",
+        "S3_BUCKET": "videos",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("R2_BUCKET", "R2_ENDPOINT", "R2_ACCESS_KEY", "R2_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert env_of() == {
+        "PREFECT_API_URL": "https://prefect.example/api",
+        "PREFECT_API_AUTH_STRING": "me:pass",
+        "S3_BUCKET": "videos",
+        "STILLREEL_HOST_NAME": str(LABEL),
+        "STILLREEL_HOST_PRICE": "0.6600",
+        "STILLREEL_RENTED_UNTIL": str(int(UNTIL.timestamp())),
+        "STILLREEL_BOOT_MINUTES": "20",
+        "STILLREEL_IDLE_MINUTES": "5",
+        "STILLREEL_CONTACT_MINUTES": "15",
+    }
+
+
+def test_the_operator_says_what_else_a_host_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_ENV", "HF_TOKEN, NOT_SET")
+    monkeypatch.setenv("HF_TOKEN", "read-only")
+    monkeypatch.setenv("STILLREEL_RENTED_API_URL", "https://outside.example/api/")
+    monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
+    env = env_of()
+    assert env["HF_TOKEN"] == "read-only"
+    assert "NOT_SET" not in env
+    assert env["PREFECT_API_URL"] == "https://outside.example/api"
+    assert env["STILLREEL_API_URL"] == "https://api.example"
+
+
+def test_a_host_that_could_reach_no_prefect_is_not_rented() -> None:
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(SettingsInvalid, match="STILLREEL_RENTED_API_URL"),
+    ):
+        host_env(get_settings(), LABEL, CHOICE, UNTIL)
+
+
+def test_strangers_machines_need_a_word_from_the_operator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("VAST_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "k")
+    monkeypatch.setenv("STILLREEL_WORKER_IMAGE", "a/b")
+    fleet = get_settings().fleet
+    with (
+        pytest.raises(SettingsInvalid, match="STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"),
+        opened(fleet, "vast", renting=True),
+    ):
+        raise AssertionError("it was opened")
+    with opened(fleet, "vast", renting=False) as looking:
+        assert looking.name == "vast"
+    with opened(fleet, "ec2", renting=True) as own:
+        assert own.is_trusted
+    monkeypatch.setenv("STILLREEL_ALLOW_UNTRUSTED_HOSTS", "1")
+    get_settings.cache_clear()
+    with opened(get_settings().fleet, "vast", renting=True) as allowed:
+        assert allowed.name == "vast"
+
+
+@pytest.mark.parametrize(
+    ("env", "missing"),
+    [
+        ({"STILLREEL_WORKER_IMAGE": "a/b"}, "VAST_API_KEY"),
+        ({"VAST_API_KEY": "k"}, "STILLREEL_WORKER_IMAGE"),
+    ],
+)
+def test_what_is_not_set_is_named(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], missing: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(SettingsInvalid, match=missing),
+        opened(get_settings().fleet, "vast", renting=True),
+    ):
+        raise AssertionError("it was opened")
+
+
+def test_accounts_are_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert get_settings().fleet.accounts == ()
+    monkeypatch.setenv("VAST_API_KEY", "k")
+    monkeypatch.setenv("STILLREEL_EC2", "1")
+    get_settings.cache_clear()
+    assert get_settings().fleet.accounts == ("vast", "ec2")
+
+
+@pytest.mark.parametrize(
+    ("env", "model", "provider"),
+    [
+        ({"VAST_API_KEY": "k", "STILLREEL_EC2": "1"}, "ltx-2", "vast"),
+        ({"VAST_API_KEY": "k", "STILLREEL_EC2": "1"}, "wan-2.2", "ec2"),
+        ({"VAST_API_KEY": "k"}, "wan-2.2", "vast"),
+        ({"STILLREEL_EC2": "1"}, "ltx-2", "ec2"),
+        (
+            {"VAST_API_KEY": "k", "STILLREEL_EC2": "1", "STILLREEL_FLEET_PROVIDER": "ec2"},
+            "ltx-2",
+            "ec2",
+        ),
+    ],
+)
+def test_a_host_comes_from_an_account_of_ours(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], model: str, provider: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert provider_of(get_settings().fleet, model) == provider
+
+
+@pytest.mark.parametrize(
+    ("env", "missing"),
+    [
+        ({}, "STILLREEL_EC2=1"),
+        ({"VAST_API_KEY": "k", "STILLREEL_FLEET_PROVIDER": "ec2"}, "STILLREEL_EC2=1"),
+        ({"STILLREEL_EC2": "1", "STILLREEL_FLEET_PROVIDER": "vast"}, "VAST_API_KEY"),
+    ],
+)
+def test_where_the_reaper_does_not_look_nothing_is_rented(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], missing: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsInvalid, match=missing):
+        provider_of(get_settings().fleet, "wan-2.2")
+
+
+def test_the_default_rule_is_that_of_the_design() -> None:
+    limits = limits_of(get_settings().fleet)
+    assert limits.rule.threshold == 10
+    assert limits.rule.oldest == timedelta(days=7)
+    assert limits.idle == timedelta(minutes=5)
+    assert limits.contact == timedelta(minutes=15)
+
+
+def test_every_model_that_runs_here_has_a_need_and_a_time() -> None:
+    assert set(NEEDS) == set(MODELS)
+    for model in NEEDS:
+        assert 0 < seconds_per_job(model) < 3600
+    with pytest.raises(ModelUnavailable, match="'nothing'"):
+        need_of("nothing")
+
+
+def test_pools_have_the_models_that_they_are_made_for() -> None:
+    assert [model_of(pool) for pool in ("local", "g5", "a100")] == ["preview", "wan-2.2", "ltx-2"]
+    for pool in ("control", "nowhere"):
+        with pytest.raises(RequestRejected, match="choose one of"):
+            model_of(pool)
