@@ -12,7 +12,7 @@ override IMAGE := $(value IMAGE)
 override PROMPT := $(value PROMPT)
 export IMAGE PROMPT CHROMIUM
 
-.PHONY: help setup setup-dev demo up test test-integration test-drills test-browser lint format \
+.PHONY: help setup setup-dev demo up test test-integration test-drills drill test-browser lint format \
 	types check wheel bench docs clean services test-api test-models test-gpu \
 	bench-models test-convex types-convex
 .DELETE_ON_ERROR:
@@ -86,6 +86,9 @@ test-integration: $(VENV)/.setup-dev ## Run the tests with real servers, workers
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
 
 test-drills: $(VENV)/.setup-dev ## Run the drills: kill, starve and corrupt, then look
+	@$(BIN)/python -m pytest tests/drills -m 'not long' $(ARGS)
+
+drill: $(VENV)/.setup-dev ## Run all drills, those of several minutes too
 	@$(BIN)/python -m pytest tests/drills $(ARGS)
 
 test-browser: $(VENV)/.setup-dev ## Run the tests in a real browser (needs chromium)

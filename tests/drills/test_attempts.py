@@ -25,6 +25,7 @@ from tests.drills.test_kills import (
 from tests.stack import Stack
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_job_whose_process_dies_three_times_has_failed(stack: Stack) -> None:
     run_id = stack.submit(QUICK)
@@ -39,6 +40,7 @@ def test_a_job_whose_process_dies_three_times_has_failed(stack: Stack) -> None:
     assert inferences_finished(stack, run_id) <= 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_five_polite_hand_overs_are_no_attempts(stack: Stack) -> None:
     run_id = stack.submit(QUICK)

@@ -28,11 +28,24 @@ def bad_stack() -> Iterator[Stack]:
 @pytest.mark.parametrize(
     ("prompt", "kind", "message", "exit_code"),
     [
-        (HANG, Kind.INFERENCE, "no progress for ", 4),
-        (KILL, Kind.INFERENCE, "the inference server died under this job, in phase denoise", -9),
-        (KILL + LATE, Kind.DECODE, "the inference server died under this job, in phase decode", -9),
+        pytest.param(HANG, Kind.INFERENCE, "no progress for ", 4, id="hangs"),
+        pytest.param(
+            KILL,
+            Kind.INFERENCE,
+            "the inference server died under this job, in phase denoise",
+            -9,
+            id="kills",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            KILL + LATE,
+            Kind.DECODE,
+            "the inference server died under this job, in phase decode",
+            -9,
+            id="kills in the decode",
+            marks=pytest.mark.long,
+        ),
     ],
-    ids=["hangs", "kills", "kills in the decode"],
 )
 def test_the_job_fails_after_three_servers_and_the_one_behind_it_completes(
     bad_stack: Stack, prompt: str, kind: Kind, message: str, exit_code: int

@@ -136,8 +136,8 @@ def wait_until(enough: Callable[[], bool]) -> None:
     [
         (HANG, "inference_stalled", 4),
         (KILL, "inference_server_died", -9),
-        (EXIT, "inference_server_died", 1),
-        (FREEZE, "inference_server_died", -9),
+        pytest.param(EXIT, "inference_server_died", 1, marks=pytest.mark.long),
+        pytest.param(FREEZE, "inference_server_died", -9, marks=pytest.mark.long),
     ],
 )
 def test_an_inference_ends_three_servers_at_most_and_its_neighbour_only_waits(
@@ -183,7 +183,10 @@ def test_an_inference_ends_three_servers_at_most_and_its_neighbour_only_waits(
 
 @pytest.mark.parametrize(
     ("prompt", "code"),
-    [(HANG + LATE, "inference_stalled"), (KILL + LATE, "inference_server_died")],
+    [
+        pytest.param(HANG + LATE, "inference_stalled", marks=pytest.mark.long),
+        (KILL + LATE, "inference_server_died"),
+    ],
 )
 def test_a_decode_ends_three_servers_at_most_too(host: Host, prompt: str, code: str) -> None:
     told: list[StillreelError] = []
