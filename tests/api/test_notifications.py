@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelled, Running
+from prefect.states import Cancelled, Crashed, Running
 from standardwebhooks import WebhookVerificationError
 
 from stillreel.errors import ImageUnavailable
 from stillreel.jobs import marks
-from stillreel.notifications import CRASH_REST, Deliveries, conclude, deliver, deliver_due, is_due
+from stillreel.notifications import Deliveries, conclude, deliver, deliver_due, is_due
 from tests.api.control import OTHER_SECRET, Control, Listen, wait_for_requests
 from tests.receiver import hang
 
@@ -131,13 +131,16 @@ def test_a_run_from_prefects_own_form_is_in_the_outbox_too(control: Control) -> 
     control.wait(f"job_{run['id'].replace('-', '')}", "none")
 
 
-def test_a_run_that_crashed_just_now_may_be_started_again_first(control: Control) -> None:
-    record = control.read(control.api.submit()["job_id"]).record
-    now = datetime.now(UTC)
-    young = replace(record, state_type="CRASHED", state_at=now)
-    old = replace(young, state_at=now - CRASH_REST)
-    assert (is_due(young), is_due(old)) == (False, True)
-    assert not is_due(replace(old, tags=()))
+def test_a_run_that_crashed_is_not_told_before_it_has_had_its_attempts(
+    control: Control, listen: Listen
+) -> None:
+    heard = listen()
+    job_id = control.api.submit(webhook_url=heard.url)["job_id"]
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(control.read(job_id).record.run_id, Crashed(), force=True)
+    control.run(conclude(control.services, control.read(job_id).record))
+    assert control.read(job_id).status == "processing"
+    assert heard.requests == []
 
 
 # --- one id per round ---------------------------------------------------------------------------
