@@ -125,6 +125,7 @@ function newJob(job_id: string, order: Order): Job {
     prompt: order.prompt ?? "",
     duration: order.duration ?? 5,
     round: 1,
+    attempt: 1,
     warnings: [],
     created_at: "2026-11-20T12:00:00.000Z",
     run_id: "c0ffee",

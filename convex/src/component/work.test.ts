@@ -20,12 +20,16 @@ test("the order goes out in the API's words, with the row's id as its Idempotenc
   const component = new Component();
   const jobId = await component.t.mutation(api.jobs.submit, {
     ownerId: "ann",
-    order: { uploadId: "job_upload", prompt: "pan left", negativePrompt: "fog", embedPrompt: false, seed: 0 },
+    order: {
+      ...{ uploadId: "job_upload", prompt: "pan left", negativePrompt: "fog", embedPrompt: false, seed: 0 },
+      ...{ style: "cinematic", camera: "slow dolly in" },
+    },
     webhookUrl: "https://happy.convex.site/video/webhook",
   });
   await component.pass(0);
   expect(world.fake.order).toEqual({
     ...{ job_id: "job_upload", prompt: "pan left", negative_prompt: "fog", embed_prompt: false, seed: 0 },
+    ...{ style: "cinematic", camera: "slow dolly in" },
     webhook_url: "https://happy.convex.site/video/webhook",
   });
   expect(world.fake.requests[0]).toMatchObject({ method: "POST", key: jobId });
