@@ -114,7 +114,19 @@ test("a page may cancel, watch, refresh and upload", async () => {
   expect(target.uploadId).toBe("job_upload");
 });
 
-test("without a site there is no webhook, and polling alone brings the video", async () => {
+test.each([
+  [undefined, "https://happy-otter-1.convex.site/video/webhook"],
+  ["/hooks/videos", "https://happy-otter-1.convex.site/hooks/videos"],
+  [null, undefined],
+])("with %o as webhookPath the webhook is %s", async (webhookPath, address) => {
+  const t = deploy();
+  const videos = new VideoJobs(components.videoJobs, { webhookPath });
+  await t.mutation((ctx) => videos.submit(ctx, { ownerId: "ann", prompt: "slow zoom in" }));
+  await pass(t, 0);
+  expect(world.fake.order.webhook_url).toBe(address);
+});
+
+test("without a webhook polling alone brings the video", async () => {
   const t = deployExample();
   const jobId = await t.mutation(api.videos.create, { prompt: "slow zoom in" });
   await pass(t, 0);
