@@ -4,6 +4,7 @@ import { alias } from "../vite.alias.js";
 
 export default defineConfig({
   root: import.meta.dirname,
+  envDir: "..", // where `npx convex dev` writes the deployment's address to
   plugins: [react()],
   resolve: { alias },
   build: {

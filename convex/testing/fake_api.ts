@@ -5,8 +5,12 @@ import { StillreelApi } from "../src/api/client.js";
 export const URL = "https://videos.test";
 export const KEY = "sr_test";
 
-/** Answers instead of the API; `lost`: it does as asked, and nobody hears of it. */
-export type Fault = "lost" | "unreachable" | { status: number; code?: string; retryAfter?: number };
+/** Answers instead of the API; `lost`: it does as asked, and nobody hears; `body`: a proxy's own. */
+export type Fault =
+  | "lost"
+  | "unreachable"
+  | { status: number; code?: string; retryAfter?: number }
+  | { status: number; body: string };
 
 interface Kept {
   order: Order;
@@ -30,7 +34,10 @@ export class FakeApi {
     if (this.isAway) throw new TypeError("fetch failed");
     const fault = this.faults.shift();
     if (fault === "unreachable") throw new TypeError("fetch failed");
-    if (typeof fault === "object") return problem(fault.status, fault.code, fault.retryAfter);
+    if (typeof fault === "object") {
+      if ("body" in fault) return new Response(fault.body, { status: fault.status });
+      return problem(fault.status, fault.code, fault.retryAfter);
+    }
     if (headers.get("authorization") !== `Bearer ${KEY}`) return problem(401, "unauthorized");
     const answer = this.#answer(method, pathname, headers, init.body as string | undefined);
     if (fault === "lost") throw new TypeError("fetch failed");
@@ -125,6 +132,7 @@ function newJob(job_id: string, order: Order): Job {
     prompt: order.prompt ?? "",
     duration: order.duration ?? 5,
     round: 1,
+    attempt: 1,
     warnings: [],
     created_at: "2026-11-20T12:00:00.000Z",
     run_id: "c0ffee",

@@ -1,7 +1,7 @@
 import { convexTest } from "convex-test";
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, expect, expectTypeOf, test, vi } from "vitest";
 import { pass, SECOND } from "../testing/world.js";
-import { api } from "./convex/_generated/api";
+import { api, internal } from "./convex/_generated/api";
 import schema from "./convex/schema";
 
 type Answer = { status: number; body?: unknown } | "no answer";
@@ -35,10 +35,14 @@ afterEach(() => {
 
 async function ordered() {
   const t = convexTest(schema, import.meta.glob("./convex/**/*.{js,ts}"));
-  const videoId = await t.mutation(api.videos.create, { parameters: { prompt: "slow zoom in" } });
+  const videoId = await t.mutation(internal.videos.create, { parameters: { prompt: "slow zoom in" } });
   await pass(t, 200 * SECOND);
-  return { videoId, video: await t.query(api.videos.get, { videoId }) };
+  return { videoId, video: await t.query(internal.videos.get, { videoId }) };
 }
+
+test("pages can neither order nor read: nothing is public", () => {
+  expectTypeOf<keyof typeof api>().toEqualTypeOf<never>();
+});
 
 test.each([201, 200])("%i: the run is there, and the row has its id", async (status) => {
   answering({ status, body: { id: "r1" } });

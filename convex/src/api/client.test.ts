@@ -33,9 +33,25 @@ test("how long to wait is in the problem, where the API says it in seconds", asy
   expect((await problemOf({ status: 429 })).retryAfterSeconds).toBeUndefined();
 });
 
-test("a proxy's page is a problem too", async () => {
-  vi.stubGlobal("fetch", () => Promise.resolve(new Response("<h1>Bad gateway</h1>", { status: 502 })));
-  await expect(client().job("a")).rejects.toMatchObject({ code: "http_502", isPassing: true });
+test.each([
+  "<h1>Not found</h1>",
+  "",
+  "null",
+  '"not found"',
+  '{"code":404,"detail":["not","found"]}',
+  '{"code":null,"detail":{}}',
+])("a proxy's %o is a problem too, and not the API's own", async (body) => {
+  expect(await problemOf({ status: 404, body })).toMatchObject({
+    ...{ status: 404, code: "http_404", detail: "The video API answers 404.", isOwn: false },
+  });
+  expect(await problemOf({ status: 502, body })).toMatchObject({ code: "http_502", isPassing: true });
+});
+
+test("what the API says is its own", async () => {
+  expect(await problemOf({ status: 404, code: "job_unknown" })).toMatchObject({
+    ...{ code: "job_unknown", detail: "The fake says 404.", isOwn: true },
+  });
+  expect((await problemOf("unreachable")).isOwn).toBe(false);
 });
 
 test("an API that hangs is given up", async () => {

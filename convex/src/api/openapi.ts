@@ -298,6 +298,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/styles": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Styles
+         * @description The styles and the camera's motions that an order may name, for a form.
+         */
+        get: operations["list_styles_api_v1_styles_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/estimate": {
         parameters: {
             query?: never;
@@ -477,6 +497,11 @@ export interface components {
             default: number;
             /** Max */
             max: number;
+            /**
+             * Native
+             * @description Up to here in one piece; longer videos are continued.
+             */
+            native: number;
         };
         /**
          * Estimate
@@ -634,6 +659,10 @@ export interface components {
             model: string;
             /** Prompt */
             prompt: string;
+            /** Style */
+            style?: string | null;
+            /** Camera */
+            camera?: string | null;
             /** Duration */
             duration: number;
             /** Seed */
@@ -651,6 +680,12 @@ export interface components {
              * @default 1
              */
             round: number;
+            /**
+             * Attempt
+             * @description Of this round; three at most.
+             * @default 1
+             */
+            attempt: number;
             /**
              * Result Url
              * @example https://r2.example.com/outputs/job_abc123/...
@@ -708,6 +743,21 @@ export interface components {
             run_id: string;
         };
         /**
+         * Looks
+         * @description What `style` and `camera` may say; several motions are joined by `and`.
+         */
+        Looks: {
+            /** Styles */
+            styles: components["schemas"]["StyleFacts"][];
+            /** Motions */
+            motions: components["schemas"]["MotionFacts"][];
+            /**
+             * Speeds
+             * @description One of them may stand before the motions.
+             */
+            speeds: string[];
+        };
+        /**
          * ModelFacts
          * @description Enough to build a form from; the first preset and frame rate are the defaults.
          */
@@ -741,6 +791,11 @@ export interface components {
             image_to_video: boolean;
             /** Audio */
             audio: boolean;
+            /**
+             * Styles
+             * @description Makes the look of a style; else its camera alone.
+             */
+            styles: boolean;
             sizes: components["schemas"]["Sizes"];
             /** Fps */
             fps: number[];
@@ -802,6 +857,26 @@ export interface components {
         Models: {
             /** Models */
             models: components["schemas"]["ModelFacts"][];
+        };
+        /**
+         * MotionFacts
+         * @description A motion that `camera` may name.
+         */
+        MotionFacts: {
+            /**
+             * Name
+             * @example pan left
+             */
+            name: string;
+            /** Title */
+            title: string;
+            /** Description */
+            description: string;
+            /**
+             * Axis
+             * @description Motions of one axis exclude each other; `all` goes alone.
+             */
+            axis: string;
         };
         /** PresetFacts */
         PresetFacts: {
@@ -973,6 +1048,11 @@ export interface components {
              */
             only: components["schemas"]["Size"][];
             /**
+             * Suggested
+             * @description To choose from where others are made too. Whether one fits depends on the GPU.
+             */
+            suggested: components["schemas"]["Size"][];
+            /**
              * Grid
              * @description Generated sides are multiples of this; the video is cropped.
              */
@@ -1028,6 +1108,26 @@ export interface components {
              * @default 0
              */
             progress: number;
+        };
+        /**
+         * StyleFacts
+         * @description A look that `style` may name.
+         */
+        StyleFacts: {
+            /**
+             * Name
+             * @example cinematic
+             */
+            name: string;
+            /** Title */
+            title: string;
+            /** Description */
+            description: string;
+            /**
+             * Camera
+             * @description Holds where an order says nothing about the camera.
+             */
+            camera: string;
         };
         /**
          * TypicalCost
@@ -1316,6 +1416,12 @@ export interface components {
          *       "prompt": "A cinematic video of the scene",
          *       "webhook_url": "https://your-app.com/webhook"
          *     }
+         * @example {
+         *       "camera": "slow dolly in",
+         *       "image_url": "https://example.com/image.jpg",
+         *       "prompt": "The boat drifts towards the shore",
+         *       "style": "cinematic"
+         *     }
          */
         GenerateRequest: {
             /** Image Url */
@@ -1334,6 +1440,10 @@ export interface components {
             prompt?: string | null;
             /** Negative Prompt */
             negative_prompt?: string | null;
+            /** Style */
+            style?: string | null;
+            /** Camera */
+            camera?: string | null;
             /**
              * Model
              * @description Which model makes the video
@@ -1402,6 +1512,10 @@ export interface components {
             prompt: string | null;
             /** Negative Prompt */
             negative_prompt?: string | null;
+            /** Style */
+            style?: string | null;
+            /** Camera */
+            camera?: string | null;
             /**
              * Model
              * @description Which model makes the video
@@ -1561,6 +1675,10 @@ export interface operations {
                     prompt?: string | null;
                     /** Negative Prompt */
                     negative_prompt?: string | null;
+                    /** Style */
+                    style?: string | null;
+                    /** Camera */
+                    camera?: string | null;
                     /**
                      * Model
                      * @description Which model makes the video
@@ -1938,6 +2056,26 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Models"];
+                };
+            };
+        };
+    };
+    list_styles_api_v1_styles_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Looks"];
                 };
             };
         };

@@ -15,6 +15,8 @@ export class ApiProblem extends Error {
     readonly detail: string,
     /** How long the API asks to be left alone. */
     readonly retryAfterSeconds?: number,
+    /** Whether the API itself says so; otherwise something before it does, or nobody answered. */
+    readonly isOwn = false,
   ) {
     super(`${code}: ${detail}`);
   }
@@ -33,6 +35,7 @@ export class ApiProblem extends Error {
       said.code ?? `http_${response.status}`,
       said.detail ?? `The video API answers ${response.status}.`,
       Number.isFinite(after) ? after : undefined,
+      said.code !== undefined,
     );
   }
 
@@ -44,11 +47,15 @@ export class ApiProblem extends Error {
   }
 }
 
-function problemIn(text: string): Partial<Problem> {
+/** A proxy may answer with a page, or with JSON of its own kind. */
+function problemIn(text: string): Partial<Pick<Problem, "code" | "detail">> {
   try {
-    const found: unknown = JSON.parse(text);
-    return typeof found === "object" && found !== null ? (found as Partial<Problem>) : {};
+    const { code, detail } = Object(JSON.parse(text)) as Record<string, unknown>;
+    return {
+      code: typeof code === "string" ? code : undefined,
+      detail: typeof detail === "string" ? detail : undefined,
+    };
   } catch {
-    return {}; // a proxy's page
+    return {};
   }
 }

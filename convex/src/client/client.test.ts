@@ -1,7 +1,7 @@
 import { expect, test, vi } from "vitest";
 import { api, components } from "../../example/convex/_generated/api.js";
 import { deployExample } from "../../testing/example_app.js";
-import { message, pass, SECOND, signed, useWorld } from "../../testing/world.js";
+import { DAY, message, pass, SECOND, signed, useWorld } from "../../testing/world.js";
 import { VideoJobs } from "./index.js";
 
 const world = useWorld();
@@ -67,6 +67,27 @@ test("the app hears of a failure and of the round after it", async () => {
   expect(kept.map((one) => one.status)).toEqual(["failed", "completed"]);
 });
 
+test("the app hears of the video of a job that was given up", async () => {
+  const t = deploy();
+  const jobId = await t.mutation(api.videos.create, { prompt: "slow zoom in" });
+  await pass(t, 0);
+  world.fake.isAway = true;
+  vi.setSystemTime(Date.now() + 31 * DAY);
+  await pass(t, 60 * SECOND);
+  const givenUp = await t.query(api.videos.get, { jobId });
+  expect(givenUp).toMatchObject({ status: "failed", errorCode: "nothing_heard" });
+  for (const id of ["job_1-r1", "job_1-r1-again"]) {
+    await t.fetch("/video/webhook", signed(message("completed"), { id }));
+    await pass(t, 0);
+  }
+  const kept = await t.run((ctx) => ctx.db.query("gallery").collect());
+  expect(kept.map((one) => one.status)).toEqual(["failed", "completed"]);
+  const job = await t.query(api.videos.get, { jobId });
+  expect(job?.status).toBe("completed");
+  expect(job?.endedAt).toBeGreaterThan(givenUp?.endedAt ?? Infinity);
+  expect(job).not.toHaveProperty("errorCode");
+});
+
 test("nobody sees or changes the job of somebody else", async () => {
   const t = deploy();
   const jobId = await t.withIdentity(ANN).mutation(api.videos.create, { prompt: "slow zoom in" });
@@ -93,7 +114,19 @@ test("a page may cancel, watch, refresh and upload", async () => {
   expect(target.uploadId).toBe("job_upload");
 });
 
-test("without a site there is no webhook, and polling alone brings the video", async () => {
+test.each([
+  [undefined, "https://happy-otter-1.convex.site/video/webhook"],
+  ["/hooks/videos", "https://happy-otter-1.convex.site/hooks/videos"],
+  [null, undefined],
+])("with %o as webhookPath the webhook is %s", async (webhookPath, address) => {
+  const t = deploy();
+  const videos = new VideoJobs(components.videoJobs, { webhookPath });
+  await t.mutation((ctx) => videos.submit(ctx, { ownerId: "ann", prompt: "slow zoom in" }));
+  await pass(t, 0);
+  expect(world.fake.order.webhook_url).toBe(address);
+});
+
+test("without a webhook polling alone brings the video", async () => {
   const t = deployExample();
   const jobId = await t.mutation(api.videos.create, { prompt: "slow zoom in" });
   await pass(t, 0);

@@ -34,8 +34,12 @@ export type OnEnd = FunctionReference<"mutation", "internal", { job: VideoJob },
 export interface VideoJobsOptions {
   /** Runs once at each end of a job, whatever it is. */
   onEnd?: OnEnd;
-  /** Where the API sends webhooks to, on this deployment: `httpPrefix` of `app.use` + `webhook`. */
-  webhookPath?: string;
+  /**
+   * Where the API sends webhooks to, on this deployment: `httpPrefix` of `app.use` + `webhook`.
+   *
+   * null: it sends none, and jobs are polled; for a deployment that the API cannot reach.
+   */
+  webhookPath?: string | null;
 }
 
 export interface Page {
@@ -199,8 +203,10 @@ export class VideoJobs {
   }
 
   #webhookUrl(): string | undefined {
+    const { webhookPath = "/video/webhook" } = this.options;
+    if (webhookPath === null) return undefined;
     const site = (globalThis as { process?: { env: Record<string, string | undefined> } }).process?.env
       .CONVEX_SITE_URL;
-    return site && site.replace(/\/$/, "") + (this.options.webhookPath ?? "/video/webhook");
+    return site && site.replace(/\/$/, "") + webhookPath;
   }
 }

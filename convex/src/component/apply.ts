@@ -29,6 +29,8 @@ export async function apply(ctx: MutationCtx, job: Doc<"jobs">, news: News): Pro
     ...mergeFacts(job, told, news.facts),
     ...{ status: told.status, round: told.round, toldRound, newsAt: now },
     quiet: isNew ? 0 : job.quiet + 1,
+    // A cancel is of the round that it ended, not of one that somebody opens later.
+    cancelRequested: job.cancelRequested && !(isEnded(job.status) && !isEnded(told.status)),
     endedAt: isEnded(told.status) ? (isEnd ? now : job.endedAt) : undefined,
   });
   if (isEnd) await tell(ctx, job);

@@ -62,16 +62,17 @@ async function retried(api: StillreelApi, id: string, round: number): Promise<Jo
   return isDone(job) ? job : await orAsItIs(api, id, () => api.retry(id), isDone);
 }
 
+/** Where the job cannot be cancelled just now, it is news as it is; the next step asks again. */
 async function cancelled(api: StillreelApi, id: string): Promise<Job> {
-  return await orAsItIs(api, id, () => api.cancel(id), (job) => isEnded(job.status));
+  return await orAsItIs(api, id, () => api.cancel(id));
 }
 
-/** What was asked for; where the job is in no state for it, the job, if it is where it should be. */
+/** What was asked for; where the job is in no state for it, the job as it is, if that will do. */
 async function orAsItIs(
   api: StillreelApi,
   id: string,
   asked: () => Promise<Job>,
-  isRight: (job: Job) => boolean,
+  isRight: (job: Job) => boolean = () => true,
 ): Promise<Job> {
   try {
     return await asked();

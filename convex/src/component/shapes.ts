@@ -21,6 +21,10 @@ export const orderFields = {
   /** What an upload gave, instead of an address. */
   uploadId: v.optional(v.string()),
   negativePrompt: v.optional(v.string()),
+  /** A look by its name, as `cinematic`. */
+  style: v.optional(v.string()),
+  /** How the camera moves, as `slow pan left and tilt up`. */
+  camera: v.optional(v.string()),
   model: v.optional(v.string()),
   preset: v.optional(v.string()),
   /** Seconds. */

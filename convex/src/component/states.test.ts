@@ -39,6 +39,10 @@ test.each([
   ["failed 1", "failed 1", false],
   ["failed 1", "failed 2", true],
   ["queued 1", "processing 1", false],
+  // Given up too early: what is heard in the end is an end of its own.
+  ["failed 1", "completed 1", true],
+  ["failed 2", "completed 1", true],
+  ["completed 2", "completed 1", false],
 ])("from %s to %s is an end: %s", (job, news, expected) => {
   expect(ends(at(job), at(news))).toBe(expected);
 });

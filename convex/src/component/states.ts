@@ -28,9 +28,10 @@ export function counts(job: Standing, news: Standing): boolean {
   return RANK[news.status] >= RANK[job.status];
 }
 
-/** Whether this is the end of a round that was open before. */
+/** Whether news that counts is an end where the job was not yet; after a video there is none. */
 export function ends(job: Standing, news: Standing): boolean {
-  return isEnded(news.status) && !(isEnded(job.status) && news.round === job.round);
+  if (job.status === "completed") return false;
+  return isEnded(news.status) && !(news.status === job.status && news.round === job.round);
 }
 
 /** The facts after this news: those of the round, and progress never goes back within it. */

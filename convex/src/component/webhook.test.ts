@@ -145,6 +145,20 @@ test("the end of the first round is late once the second has begun", async () =>
   expect(await component.job(jobId)).toMatchObject({ status: "completed", round: 2 });
 });
 
+test("a round that is opened at the API, and told of, is followed to its end", async () => {
+  const { component, jobId } = await queued();
+  await component.t.mutation(api.jobs.cancel, { jobId });
+  await component.pass(0);
+  expect((await component.job(jobId)).status).toBe("cancelled");
+  world.fake.move("processing", { round: 2 });
+  const told = await component.send(message("processing", { round: 2 }), { id: "job_1-r2-p" });
+  expect(await told.json()).toEqual({ outcome: "applied" });
+  expect(await component.job(jobId)).toMatchObject({ status: "processing", round: 2, cancelRequested: false });
+  world.fake.move("completed"); // and no webhook
+  await component.pass(6 * SECOND);
+  expect(await component.job(jobId)).toMatchObject({ status: "completed", round: 2 });
+});
+
 test("what is no message is 400, and a very long one is 413", async () => {
   const { component } = await queued();
   expect((await component.send({ hello: "world" })).status).toBe(400);

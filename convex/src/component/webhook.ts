@@ -1,9 +1,12 @@
 /** Webhooks: verified, stored and applied in one mutation, so each has its effect exactly once. */
 import { type Infer, v } from "convex/values";
-import { mutation } from "./_generated/server.js";
-import { env } from "./_generated/server.js";
+import type { Id } from "./_generated/dataModel.js";
+import { env, mutation, type MutationCtx } from "./_generated/server.js";
 import { apply } from "./apply.js";
 import { readMessage } from "./message.js";
+import { pollAfter } from "./pace.js";
+import { plan } from "./plan.js";
+import { isEnded } from "./states.js";
 import { verify, vSigned } from "./verify.js";
 
 export const vOutcome = v.union(
@@ -43,6 +46,14 @@ export const receive = mutation({
     const early = job ? undefined : news;
     await ctx.db.insert("deliveries", { webhookId, externalId: news.externalId, early });
     if (!job) return "early";
-    return (await apply(ctx, job, news)) ? "applied" : "late";
+    if (!(await apply(ctx, job, news))) return "late";
+    if (isEnded(job.status)) await goOn(ctx, job._id);
+    return "applied";
   },
 });
+
+/** A job that had ended has no step planned; where somebody opened its next round, it needs one. */
+async function goOn(ctx: MutationCtx, jobId: Id<"jobs">): Promise<void> {
+  const job = await ctx.db.get(jobId);
+  if (job && !isEnded(job.status)) await plan(ctx, jobId, pollAfter(job, false));
+}

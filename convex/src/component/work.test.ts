@@ -1,5 +1,6 @@
 import { expect, test, vi } from "vitest";
 import { api } from "./_generated/api.js";
+import type { Fault } from "../../testing/fake_api.js";
 import { Component, DAY, HOUR, message, MINUTE, SECOND, useWorld } from "../../testing/world.js";
 
 const world = useWorld();
@@ -20,12 +21,16 @@ test("the order goes out in the API's words, with the row's id as its Idempotenc
   const component = new Component();
   const jobId = await component.t.mutation(api.jobs.submit, {
     ownerId: "ann",
-    order: { uploadId: "job_upload", prompt: "pan left", negativePrompt: "fog", embedPrompt: false, seed: 0 },
+    order: {
+      ...{ uploadId: "job_upload", prompt: "pan left", negativePrompt: "fog", embedPrompt: false, seed: 0 },
+      ...{ style: "cinematic", camera: "slow dolly in" },
+    },
     webhookUrl: "https://happy.convex.site/video/webhook",
   });
   await component.pass(0);
   expect(world.fake.order).toEqual({
     ...{ job_id: "job_upload", prompt: "pan left", negative_prompt: "fog", embed_prompt: false, seed: 0 },
+    ...{ style: "cinematic", camera: "slow dolly in" },
     webhook_url: "https://happy.convex.site/video/webhook",
   });
   expect(world.fake.requests[0]).toMatchObject({ method: "POST", key: jobId });
@@ -65,6 +70,18 @@ test.each([400, 401, 403, 409, 413, 422])("an order that is refused with %i has 
   await component.pass(HOUR);
   expect(world.fake.requests).toHaveLength(1);
 });
+
+test.each(["<h1>Not found</h1>", '{"code":404,"message":"no route"}'])(
+  "an order that only a proxy has refused, with %o, is sent again",
+  async (body) => {
+    world.fake.faults = [{ status: 404, body }, { status: 403, body }];
+    const { component, jobId } = await submitted();
+    expect((await component.job(jobId)).status).toBe("submitting");
+    await component.pass(10 * SECOND);
+    expect((await component.job(jobId)).status).toBe("queued");
+    expect(world.fake.count("POST", ORDERS)).toBe(3);
+  },
+);
 
 test("an order that nobody takes for a day has failed, and retry sends the very same one", async () => {
   world.fake.isAway = true;
@@ -223,11 +240,30 @@ test("while somebody watches, news is three seconds old at most", async () => {
   expect(world.fake.count("GET", ONE_JOB) - late).toBeLessThan(10);
 });
 
-test("a job that the API has deleted has failed", async () => {
+test.each([
+  { status: 410, code: "job_deleted" },
+  { status: 404, code: "job_unknown" },
+])("a job that the API has no more has failed: %o", async (fault) => {
   const { component, jobId } = await submitted();
-  world.fake.faults = [{ status: 410, code: "job_deleted" }];
+  world.fake.faults = [fault];
   await component.pass(6 * SECOND);
-  expect(await component.job(jobId)).toMatchObject({ status: "failed", errorCode: "job_deleted" });
+  expect(await component.job(jobId)).toMatchObject({ status: "failed", errorCode: fault.code });
+});
+
+test.each<Fault>([
+  { status: 404, code: "not_found" },
+  { status: 422, code: "request_rejected" },
+  { status: 404, body: "<h1>Not found</h1>" },
+  { status: 410, body: '{"code":410}' },
+  { status: 409, body: "null" },
+])("a poll that is answered with %o loses no job", async (fault) => {
+  const { component, jobId } = await submitted();
+  world.fake.faults = [fault, fault, fault];
+  await component.pass(HOUR);
+  expect((await component.job(jobId)).status).toBe("queued");
+  world.fake.move("completed");
+  await component.pass(10 * MINUTE);
+  expect((await component.job(jobId)).status).toBe("completed");
 });
 
 test("a key that is wrong for a while loses no job", async () => {
@@ -283,6 +319,24 @@ test("cancel while the order's answer is lost cancels the job that there is", as
   expect(world.fake.job().status).toBe("cancelled");
 });
 
+test.each<Fault>([
+  { status: 401, code: "unauthorized" },
+  { status: 403, code: "forbidden" },
+  { status: 409, code: "job_conflict" },
+  { status: 404, body: "<h1>Not found</h1>" },
+])("cancel that is answered with %o is asked again, and loses no job", async (fault) => {
+  const { component, jobId } = await submitted();
+  world.fake.move("processing");
+  world.fake.faults = [fault];
+  await component.t.mutation(api.jobs.cancel, { jobId });
+  await component.pass(0);
+  expect(["queued", "processing"]).toContain((await component.job(jobId)).status);
+  expect(world.fake.job().status).toBe("processing");
+  await component.pass(10 * SECOND);
+  expect((await component.job(jobId)).status).toBe("cancelled");
+  expect(world.fake.count("POST", /cancel/)).toBe(2);
+});
+
 test("cancel that comes too late leaves the video", async () => {
   const { component, jobId } = await submitted();
   world.fake.move("completed");
@@ -326,6 +380,32 @@ test("a retry that the API refuses has failed, and may be tried again", async ()
   await component.t.mutation(api.jobs.retry, { jobId });
   await component.pass(0);
   expect(await component.job(jobId)).toMatchObject({ status: "failed", errorCode: "model_unavailable" });
+  vi.stubGlobal("fetch", real);
+  await component.t.mutation(api.jobs.retry, { jobId });
+  await component.pass(0);
+  expect(await component.job(jobId)).toMatchObject({ status: "queued", round: 2 });
+  expect(world.fake.job().round).toBe(2);
+});
+
+test.each<Fault>([
+  { status: 401, code: "unauthorized" },
+  { status: 403, code: "forbidden" },
+  { status: 409, code: "job_conflict" },
+])("a retry that is answered with %o is asked again, for a day", async (fault) => {
+  const { component, jobId } = await submitted();
+  world.fake.move("failed");
+  await component.pass(6 * SECOND);
+  const real = world.fake.fetch;
+  vi.stubGlobal("fetch", (url: string, init: RequestInit) => {
+    if (url.endsWith("/retry")) world.fake.faults = [fault];
+    return real(url, init);
+  });
+  await component.t.mutation(api.jobs.retry, { jobId });
+  await component.pass(HOUR);
+  expect(await component.job(jobId)).toMatchObject({ status: "queued", round: 2 });
+  vi.setSystemTime(Date.now() + DAY);
+  await component.pass(5 * MINUTE);
+  expect(await component.job(jobId)).toMatchObject({ status: "failed", errorCode: "not_taken" });
   vi.stubGlobal("fetch", real);
   await component.t.mutation(api.jobs.retry, { jobId });
   await component.pass(0);

@@ -1,6 +1,7 @@
 /** The work on a job: a chain of steps, each of which asks the API once, until the job has ended. */
 import { type Infer, v } from "convex/values";
 import { internal } from "./_generated/api.js";
+import type { Doc } from "./_generated/dataModel.js";
 import { internalAction, internalMutation, internalQuery } from "./_generated/server.js";
 import { ApiProblem } from "../api/problem.js";
 import { apply, applyEarly, fail } from "./apply.js";
@@ -17,6 +18,11 @@ const vAnswer = v.union(
   v.object({ kind: v.literal("later"), retryAfterSeconds: v.optional(v.number()) }),
 );
 type Answer = Infer<typeof vAnswer>;
+
+/** The API's words for a job that it will never tell of again. */
+const GONE = new Set(["job_unknown", "job_deleted"]);
+/** HTTP's statuses of a retry that may be taken later. */
+const MENDABLE = new Set([401, 403, 409]);
 
 /** Has the API asked what is due, and plans the step that follows should the answer be lost. */
 export const step = internalMutation({
@@ -50,7 +56,7 @@ export const talk = internalAction({
   handler: async (ctx, { jobId }): Promise<null> => {
     const job = await ctx.runQuery(internal.work.read, { jobId });
     if (!job) return null;
-    const answer = await answerOf(() => ask(job), { isKnown: job.externalId !== undefined });
+    const answer = await answerTo(job);
     await ctx.runMutation(internal.work.heard, { jobId: job._id, answer });
     return null;
   },
@@ -93,18 +99,22 @@ export const heard = internalMutation({
   },
 });
 
-async function answerOf(
-  asked: () => ReturnType<typeof ask>,
-  { isKnown }: { isKnown: boolean },
-): Promise<Answer> {
+async function answerTo(job: Doc<"jobs">): Promise<Answer> {
   try {
-    return { kind: "news", news: await asked() };
+    return { kind: "news", news: await ask(job) };
   } catch (error) {
     if (!(error instanceof ApiProblem)) throw error;
-    // A key that is wrong now loses no job that the API has: it goes on once the key is mended.
-    const isPassing = error.isPassing || (isKnown && (error.status === 401 || error.status === 403));
-    return isPassing
-      ? { kind: "later", retryAfterSeconds: error.retryAfterSeconds }
-      : { kind: "refused", code: error.code, error: error.detail };
+    return isFinal(error, job)
+      ? { kind: "refused", code: error.code, error: error.detail }
+      : { kind: "later", retryAfterSeconds: error.retryAfterSeconds };
   }
+}
+
+/** Whether what the API says against it ends the job; what a proxy says never does. */
+function isFinal(problem: ApiProblem, job: Doc<"jobs">): boolean {
+  if (problem.isPassing || !problem.isOwn) return false;
+  if (!job.externalId || GONE.has(problem.code)) return true;
+  // A key that is wrong now, or a round that still runs, loses no job that the API has.
+  const isRetry = job.toldRound < job.round;
+  return isRetry && !MENDABLE.has(problem.status);
 }

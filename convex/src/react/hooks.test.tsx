@@ -127,6 +127,19 @@ test("URLs that have expired are not shown, and new ones are asked for once", ()
   expect(shown.current.videoUrl).toBe("https://videos.test/new.mp4");
 });
 
+test("URLs that expire on an open page are signed anew then, be it in a month", () => {
+  const shown = show("j1");
+  const month = 30 * 24 * 60 * 60 * 1000;
+  const old = { videoUrl: "https://videos.test/old.mp4", urlsExpireAt: NOW + month };
+  client.set({ ...JOB, status: "completed", ...old });
+  act(() => void vi.advanceTimersByTime(month - 1));
+  expect(shown.current.videoUrl).toBe("https://videos.test/old.mp4");
+  expect(client.called("refresh")).toEqual([]);
+  act(() => void vi.advanceTimersByTime(1));
+  expect(shown.current.videoUrl).toBeUndefined();
+  expect(client.called("refresh")).toEqual([{ jobId: "j1" }]);
+});
+
 // --- uploads -----------------------------------------------------------------------------------
 
 /** An XMLHttpRequest that answers as told. */

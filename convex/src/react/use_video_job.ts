@@ -1,11 +1,13 @@
 import { useAction, useMutation, useQuery } from "convex/react";
-import { useCallback, useEffect } from "react";
+import { useCallback, useEffect, useReducer } from "react";
 import type { Status, VideoJob } from "../component/shapes.js";
 import { isEnded } from "../component/states.js";
 import type { VideosApi } from "./videos_api.js";
 
 /** Milliseconds; the component counts a watch for a minute. */
 const WATCH_EVERY = 30_000;
+/** Browsers fire timers that are longer at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
 
 export interface VideoJobState {
   /** `loading`: not read yet; `missing`: there is none, or it is somebody else's. */
@@ -78,10 +80,17 @@ function useWatch(api: VideosApi, jobId: string | undefined): void {
   }, [watch, jobId]);
 }
 
-/** Whether the job's URLs still work; where they do not, new ones are asked for. */
+/** Whether the job's URLs still work; where they do not, or no longer, new ones are asked for. */
 function useFreshUrls(api: VideosApi, job: VideoJob | undefined): boolean {
   const refresh = useAction(api.refresh);
-  const areFresh = (job?.urlsExpireAt ?? Infinity) > Date.now();
+  const [looks, look] = useReducer((count: number) => count + 1, 0);
+  const expireAt = job?.urlsExpireAt ?? Infinity;
+  const areFresh = expireAt > Date.now();
+  useEffect(() => {
+    if (!areFresh || expireAt === Infinity) return undefined;
+    const timer = setTimeout(look, Math.min(expireAt - Date.now(), LONGEST_TIMER));
+    return () => clearTimeout(timer);
+  }, [expireAt, areFresh, looks]);
   const stale = job?.status === "completed" && !areFresh ? job.jobId : undefined;
   useEffect(() => {
     if (stale) refresh({ jobId: stale }).catch(ignore);

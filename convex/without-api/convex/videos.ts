@@ -1,20 +1,19 @@
 import { v } from "convex/values";
 import { internal } from "./_generated/api";
 import type { Doc } from "./_generated/dataModel";
-import {
-  internalAction,
-  internalMutation,
-  internalQuery,
-  mutation,
-  query,
-} from "./_generated/server";
+import { internalAction, internalMutation, internalQuery } from "./_generated/server";
 import { PrefectProblem, startRun } from "./prefect";
 
 const DEPLOYMENT = "preview-local";
 const ATTEMPTS = 8;
 
-/** Orders a video with the flow's own parameters, flat JSON: `{ prompt: "slow zoom in" }`. */
-export const create = mutation({
+/**
+ * Orders a video with the flow's own parameters, flat JSON: `{ prompt: "slow zoom in" }`.
+ *
+ * Internal, as is `get`: these parameters reach whatever the shared credential does. Call it from a
+ * mutation of the app that has seen who asks, and chooses the parameters itself.
+ */
+export const create = internalMutation({
   args: { parameters: v.record(v.string(), v.any()) },
   returns: v.id("videos"),
   handler: async (ctx, { parameters }) => {
@@ -24,7 +23,7 @@ export const create = mutation({
   },
 });
 
-export const get = query({
+export const get = internalQuery({
   args: { videoId: v.id("videos") },
   handler: async (ctx, { videoId }): Promise<Doc<"videos"> | null> => await ctx.db.get(videoId),
 });
@@ -34,7 +33,7 @@ export const start = internalAction({
   args: { videoId: v.id("videos"), attempt: v.number() },
   returns: v.null(),
   handler: async (ctx, { videoId, attempt }): Promise<null> => {
-    const video = await ctx.runQuery(internal.videos.read, { videoId });
+    const video = await ctx.runQuery(internal.videos.get, { videoId });
     if (!video) return null;
     try {
       const { runId } = await startRun(DEPLOYMENT, video.parameters, videoId);
@@ -51,11 +50,6 @@ export const start = internalAction({
     }
     return null;
   },
-});
-
-export const read = internalQuery({
-  args: { videoId: v.id("videos") },
-  handler: async (ctx, { videoId }): Promise<Doc<"videos"> | null> => await ctx.db.get(videoId),
 });
 
 export const store = internalMutation({
