@@ -56,7 +56,7 @@ def test_the_job_fails_after_three_servers_and_the_one_behind_it_completes(
     good = stack.submit(QUICK)
 
     run = stack.wait_for_end(bad)
-    assert (run["state_type"], run["run_count"]) == ("FAILED", 3)
+    assert (run["state_type"], run["run_count"]) == ("FAILED", 3), stack.log
     assert message in run["state"]["message"]
     assert "(attempt 3 of 3)" in run["state"]["message"]
     assert deaths(stack, exit_code) - before == 3
