@@ -65,11 +65,13 @@ def decide(
 ) -> Again | Over:
     """What follows when an execution of this round broke off for this reason.
 
-    `history` are the states of the run as Prefect gives them, the oldest first.
+    `history` are the states of the run as Prefect gives them, the oldest first. Where nothing has
+    run since it was scheduled, it is the late word of an old process, or a host that could not
+    start a new one: no attempt, either.
     """
     current = number_of(round_number, history)
     outages = _outages(round_number, current, history)
-    if is_outage and (not outages or now - outages[0] < LONGEST_OUTAGE):
+    if (is_outage or not _has_run(history)) and (not outages or now - outages[0] < LONGEST_OUTAGE):
         pause = OUTAGE_PAUSES[min(len(outages), len(OUTAGE_PAUSES) - 1)]
         return Again(current, pause, _message(f"{current} again", round_number, reason))
     if current >= ATTEMPTS:
@@ -135,6 +137,12 @@ def _parse(state: Mapping[str, Any]) -> tuple[int, bool, int] | None:
         return None
     found = _MESSAGE.match(state.get("message") or "")
     return (int(found[1]), found[2] == "again", int(found[3])) if found else None
+
+
+def _has_run(history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a process began after the run was scheduled for the last time."""
+    types = (state["type"] for state in reversed(history))
+    return next((t for t in types if t in ("RUNNING", "SCHEDULED")), "") == "RUNNING"
 
 
 def _outages(

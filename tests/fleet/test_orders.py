@@ -179,7 +179,7 @@ def test_the_default_rule_is_that_of_the_design() -> None:
 
 
 def test_every_model_that_runs_here_has_a_need_and_a_time() -> None:
-    assert set(NEEDS) == set(MODELS)
+    assert set(NEEDS) == {"preview", "wan-2.2", "ltx-2"} <= set(MODELS)
     for model in NEEDS:
         assert 0 < seconds_per_job(model) < 3600
     with pytest.raises(ModelUnavailable, match="'nothing'"):

@@ -41,8 +41,10 @@ def scheduled(then: Again | Over, minute: float = 0.0) -> dict[str, Any]:
 def follow(
     history: Sequence[dict[str, Any]], *, in_round: int = 1, outage: bool = False, minute: float = 0
 ) -> Again | Over:
+    """What follows after these states, when an execution has begun since and broken off."""
     now = START + timedelta(minutes=minute)
-    return decide(in_round, "it died", history, is_outage=outage, now=now)
+    begun = [*history, state("RUNNING"), state("CRASHED")]
+    return decide(in_round, "it died", begun, is_outage=outage, now=now)
 
 
 def test_a_round_has_three_attempts() -> None:
@@ -62,6 +64,15 @@ def test_polite_hand_overs_are_no_attempts() -> None:
     then = follow([*hand_over, state("RUNNING"), state("CRASHED")])
     assert isinstance(then, Again)
     assert then.attempt == 2
+
+
+def test_a_late_word_about_the_execution_before_is_no_attempt() -> None:
+    first = scheduled(follow([]))
+    late = [state("RUNNING"), state("FAILED"), first, state("CRASHED")]
+    then = decide(1, "it died", late, is_outage=False, now=START)
+    assert isinstance(then, Again)
+    assert then.attempt == 2
+    assert number_of(1, [*late, scheduled(then)]) == 2
 
 
 def test_the_next_round_counts_anew() -> None:
@@ -116,7 +127,7 @@ def test_a_job_never_has_more_attempts_than_three(ends: list[str]) -> None:
 
 @given(st.text(max_size=2000), st.integers(1, 50))
 def test_any_reason_can_be_read_again(reason: str, in_round: int) -> None:
-    then = decide(in_round, reason, [], is_outage=False, now=START)
+    then = decide(in_round, reason, [state("RUNNING")], is_outage=False, now=START)
     assert isinstance(then, Again)
     written = scheduled(then)
     assert begins_attempt(written)

@@ -181,7 +181,7 @@ def test_an_owner_that_somebody_typed_in_prefects_form_is_charged_nothing() -> N
 
 
 def test_a_run_that_broke_off_is_counted_once_its_round_is_settled() -> None:
-    broken = run(state_type="CRASHED")
+    broken = run(state_type="CRASHED", tags=[marks.UNDELIVERED])
     assert ended_job(record_of(broken), None) is None
     settled = broken | {"labels": broken["labels"] | {marks.SETTLED: 1, marks.END: "failed"}}
     found = ended_job(record_of(settled), None)

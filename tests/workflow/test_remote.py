@@ -14,6 +14,7 @@ from typing import Any
 import av
 import pytest
 
+from stillreel.errors import InferenceServerDied
 from stillreel.host import inference_argv
 from stillreel.inference.client import socket_path
 from stillreel.job import Video
@@ -92,7 +93,8 @@ def test_an_inference_server_killed_in_the_middle_pays_nothing_twice(
     server.finish()
     work.join(SECONDS)
     assert not work.is_alive()
-    video = made[0].result()
+    assert isinstance(made[0].result(raise_on_failure=False), InferenceServerDied)
+    video = job.execute().result()  # as the keeper starts it again
     assert isinstance(video, Video)
     assert len(server.of("POST", "/videos")) == 1
     assert server.of("DELETE") == []
