@@ -14,6 +14,7 @@ from stillreel.job import Phase
 from stillreel.models.base import Generated
 from stillreel.models.ltx2 import Ltx2Backend
 from stillreel.models.ltx2_plans import LORA_BYTES, PLANS, plans_for
+from stillreel.models.ltx2_segments import segments_of
 from stillreel.models.ltx2_stages import GUIDED, STAGES
 from stillreel.models.ltx2_text import texts_of
 from stillreel.models.ltx2_weights import FP8_SKIPS, Networks
@@ -247,7 +248,8 @@ def test_the_plan_is_chosen_by_what_the_shot_takes(
     gpu: float, preset: str, size: tuple[int, int], seconds: int, plan: str
 ) -> None:
     width, height = size
-    shot = shot_of(preset, width=width, height=height, frames=24 * seconds + 1)
+    longest = max(segments_of(24 * seconds + 1, 24 * 20 + 1))
+    shot = shot_of(preset, width=width, height=height, frames=longest)
     plans = plans_for(PLANS, shot, STAGES[preset])
     tokens = tokens_of(width, height, shot.frames, frame_step=SPEC.frame_step)
     free = int(gpu * GB)
