@@ -30,7 +30,7 @@ ERROR_LIMIT = 1000
 RETRY_AFTER_LIMIT = 3600.0
 """Seconds; a receiver that asks for more is asked again after this."""
 
-_KEYS = ("video", "poster", "teaser")
+_OWN = ("video", "poster", "teaser", "encoder")
 """Of a receipt's facts about the video, those that are keys in our storage."""
 
 
@@ -117,7 +117,7 @@ def make_notification(
             "seed": receipt["model"]["seed"],
             "poster_url": url(stored["poster"]),
             "teaser_url": url(stored["teaser"]),
-            "video": {name: fact for name, fact in stored.items() if name not in _KEYS},
+            "video": {name: fact for name, fact in stored.items() if name not in _OWN},
             "cost": {**receipt["cost"], "gpu_seconds": receipt["took"]["gpu_seconds"]},
             "warnings": receipt["warnings"],
         }

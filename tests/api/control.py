@@ -79,6 +79,13 @@ class Control:
             Event().wait(0.1)
         raise AssertionError(f"not {status}: {job['status']} {job['delivery']}")
 
+    def wait_until_untagged(self, job_id: str, tag: str) -> None:
+        """Return when the run has lost the tag: that is the last thing that a delivery does."""
+        deadline = monotonic() + SECONDS
+        while tag in self.read(job_id).record.tags:
+            assert monotonic() < deadline, f"{job_id} still has the tag {tag}"
+            Event().wait(0.1)
+
     def pass_time(self, job_id: str) -> None:
         """The next attempt is due now."""
         self.label(job_id, NEXT_ATTEMPT="")
