@@ -89,7 +89,7 @@ def test_nobody_is_told_for_ever(
     job = control.wait(job_id, "failing", attempts=attempts)
     assert str(status) in job["delivery"]["error"]
     assert job["delivery"]["next_attempt_at"] is None
-    assert marks.UNDELIVERED not in control.read(job_id).record.tags
+    control.wait_until_untagged(job_id, marks.UNDELIVERED)
     answered = control.api.client.post(f"/api/v1/jobs/{job_id}/redeliver")
     assert answered.status_code == 202
     control.wait(job_id, "delivered", attempts=1)
