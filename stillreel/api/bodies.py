@@ -21,6 +21,8 @@ M = TypeVar("M", bound=BaseModel)
 
 FIELDS_LIMIT, FILES_LIMIT = 60, 4
 SMALL_BYTES = 64_000
+VALUES_LIMIT = 500_000
+"""Fields and items in one body; to parse more, everybody else would wait for seconds."""
 _JSON = "application/json"
 
 
@@ -112,6 +114,10 @@ def _object(raw: bytes) -> dict[str, Any]:
     """The JSON object in a body, whatever its Content-Type: `curl -d` calls it a form."""
     if not raw.strip():
         raise RequestRejected("The request has no body; send a JSON object.")
+    if raw.count(b":") + raw.count(b",") > VALUES_LIMIT:
+        raise RequestRejected(
+            f"The body has more than {VALUES_LIMIT:,} fields and items; send only known fields."
+        )
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as exc:

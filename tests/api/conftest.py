@@ -173,9 +173,12 @@ def api(prefect_api: str) -> Iterator[Api]:
     """One API for all tests that change no settings.
 
     Its keeper never leads: the keepers of other APIs, on the same Prefect server, have other
-    settings, and the wrong one would deliver or fetch.
+    settings, and the wrong one would deliver or fetch. It waits long for a Prefect server that
+    shares two busy cores with the tests; what is said of one that is away has its own tests.
     """
-    with running_api({"STILLREEL_KEEPER_LEADS": "false"}) as running:
+    with running_api(
+        {"STILLREEL_KEEPER_LEADS": "false", "STILLREEL_PREFECT_SECONDS": "20"}
+    ) as running:
         yield running
 
 

@@ -66,7 +66,7 @@ def test_a_million_wrong_fields_stand_in_nobodys_way(api: Api, earlier_job: str,
             api.client.post, path, content=f"{{{fields}}}", headers=JSON, timeout=120
         )
         while not answer.done():
-            api.client.get(f"/api/v1/jobs/{earlier_job}", timeout=3).raise_for_status()
+            api.client.get(f"/api/v1/jobs/{earlier_job}", timeout=15).raise_for_status()
     assert_problem(answer.result(), (413, 422), "field")
 
 
