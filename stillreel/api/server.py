@@ -17,6 +17,9 @@ from stillreel.process import NO_RESTART
 from stillreel.settings import Settings, get_settings
 
 STOP_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep a connection that rests, 5 s in httpx: the one that closes it first is
+to be the client, or a request may meet the closing."""
 
 
 def run_api(settings: Settings) -> None:
@@ -33,6 +36,7 @@ def run_api(settings: Settings) -> None:
         log_config=None,
         access_log=False,  # middleware.AccessLog writes a better one
         timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         server_header=False,
     )
     server = uvicorn.Server(config)

@@ -22,6 +22,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Pending
 from prefect.testing.utilities import prefect_test_harness
 
+from stillreel.api.server import KEEP_ALIVE_SECONDS
 from stillreel.settings import Settings, get_settings
 from stillreel.storage import Storage, open_storage
 from tests.api.control import Control, Listen
@@ -136,7 +137,13 @@ def running_api(env: Mapping[str, str]) -> Iterator[Api]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
         get_settings.cache_clear()
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
     server = _Server(config)
     # The test harness keeps its Prefect settings in this context.
     thread = threading.Thread(target=copy_context().run, args=(server.run,))
