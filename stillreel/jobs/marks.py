@@ -81,6 +81,8 @@ DELIVERED: Final = "stillreel.delivered"
 ATTEMPTS: Final = "stillreel.delivery_attempts"
 NEXT_ATTEMPT: Final = "stillreel.delivery_next"
 DELIVERY_ERROR: Final = "stillreel.delivery_error"
+TRIED: Final = "stillreel.delivery_tried"
+"""Whether there may be attempts in the delivery log."""
 
 # --- labels of tombstones -----------------------------------------------------------------------
 
