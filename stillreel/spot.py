@@ -1,7 +1,7 @@
-"""EC2's notice that a spot host is taken away in two minutes: its jobs go back to the queue at once.
+"""EC2's notice that a spot host is taken away in two minutes: its jobs go back at once.
 
-The notice is read from the instance's metadata (IMDSv2). The earlier word that an instance is likely
-to be taken away (`rebalance`) is not acted upon: most of these hosts go on for hours.
+The notice is read from the instance's metadata (IMDSv2). The earlier word that an instance is
+likely to be taken away (`rebalance`) is not acted upon: most of these hosts go on for hours.
 """
 
 from __future__ import annotations
