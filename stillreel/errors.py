@@ -276,6 +276,8 @@ class ReceiverError(StillreelError):
     """The webhook receiver did not take the notification."""
 
     code, http_status = "receiver_error", 502
+    answered: int | None = None
+    """The status of its answer; None where none came."""
 
 
 class ReceiverUnavailable(ReceiverError):

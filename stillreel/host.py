@@ -17,6 +17,7 @@ from stillreel.lock import make_private, only_one
 from stillreel.prefect_env import worker_env
 from stillreel.process import HOST_VARIABLE, NO_RESTART
 from stillreel.settings import HostSettings, Settings
+from stillreel.spot import hand_back_on_notice
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
 
@@ -108,6 +109,7 @@ def run_host(settings: Settings, *, pool: str, model: str) -> None:
                 supervisor.start(service)
             supervisor.say(f"host {settings.host.host_name} serves pool {pool}; Ctrl-C stops it")
             end_when_idle(settings, pool=pool, model=model)
+            hand_back_on_notice(settings)
             supervisor.run()
         finally:
             supervisor.stop()

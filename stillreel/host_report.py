@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from stillreel import __version__
 from stillreel.errors import InferenceServerAway, StillreelError
-from stillreel.inference.client import InferenceClient, socket_path
+from stillreel.inference.client import InferenceClient, sockets_of
 from stillreel.prefect_api import PAGE, Json, PrefectApi, connect
 from stillreel.settings import Settings
 
@@ -174,10 +174,8 @@ async def _keep_reporting(
 
 def _loaded(settings: Settings) -> tuple[str, ...]:
     """The models of this host's inference servers; those that do not answer have none."""
-    own, host = settings.inference.inference_socket, settings.host
-    sockets = [own] if own else [socket_path(host.home, f"gpu{n}") for n in range(host.gpus)]
     found: list[str] = []
-    for socket in sockets:
+    for socket in sockets_of(settings):
         client = InferenceClient(socket, wait_for_server=0)
         try:
             health = client.health()

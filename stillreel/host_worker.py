@@ -27,9 +27,11 @@ from prefect.workers.process import (
     ProcessWorkerResult,
 )
 
+from stillreel.host import CONTROL_POOL
 from stillreel.host_report import report_host
 from stillreel.process import end_tree, send, wait_gone
 from stillreel.settings import get_settings
+from stillreel.unwanted import end_unwanted
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -161,6 +163,8 @@ async def run_worker(pool: str, *, limit: int, name: str) -> None:
 
         group.start_soon(stop_on_signal)
         group.start_soon(partial(report_host, get_settings(), worker=worker.name, pool=pool))
+        if pool != CONTROL_POOL:  # a drain has to give its host back before it ends
+            group.start_soon(end_unwanted, get_settings())
         await worker.start(printer=log.info)
         group.cancel_scope.cancel()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from stillreel.api.services import Services, build_services
 from stillreel.audit import auditing
+from stillreel.chores.cancels import Cancels
 from stillreel.chores.copy_images import AT_ONCE, CopyImages
 from stillreel.chores.dead_runs import DeadRuns
 from stillreel.chores.deadlines import Deadlines
@@ -98,6 +99,7 @@ class Keeper:
         services, tally = self._services, self._tally
         return (
             Chore("copy_images", self._copying.look),
+            Chore("cancels", Cancels(services, tally).look),
             Chore("deadlines", Deadlines(services, tally).expire),
             Chore("dead_runs", DeadRuns(services, tally).look),
             Chore("revive", Revive(services, tally).look),

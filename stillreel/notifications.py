@@ -1,7 +1,7 @@
 """Tells owners how their jobs ended: from state, signed, tried again for three days.
 
 The tag `undelivered` is the outbox: a job that ended and has it is told. Labels hold how far that
-came, so any process can go on with it.
+came, so any process can go on with it; each attempt is also a row of the delivery log.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,8 +23,9 @@ import httpx
 from stillreel.errors import AddressRefused, ReceiverError, SettingsInvalid, StillreelError
 from stillreel.guard import EVERYWHERE
 from stillreel.job import JobStatus, Notification
-from stillreel.jobs import marks
+from stillreel.jobs import delivery_log, marks
 from stillreel.jobs.attempts import was_started_again
+from stillreel.jobs.delivery_log import DeliveryAttempt
 from stillreel.jobs.reader import Snapshot
 from stillreel.jobs.record import FINAL_STATES, Record, error_of_record, record_of
 from stillreel.prefect_api import PAGE
@@ -201,20 +203,9 @@ async def deliver(services: Services, snapshot: Snapshot) -> None:
         await _mark_delivered(services, record, attempts=0)
         return
     await _claim(services, record)
-    try:
-        await post_signed(
-            receiver.url,
-            _notification(services, snapshot),
-            secrets=await services.owners.webhook_secrets(record.owner),
-            plain=receiver.plain,
-            allow=receiver.allow,
-            seconds=services.settings.webhook.webhook_seconds,
-        )
-    except (ReceiverError, AddressRefused, SettingsInvalid) as exc:
-        _count(services, snapshot, exc.code, host=receiver.host, error=exc.message)
-        await _mark_failed(services, record, exc)
+    if error := await _attempt(services, snapshot, receiver):
+        await _mark_failed(services, record, error)
     else:
-        _count(services, snapshot, "delivered", host=receiver.host)
         await _mark_delivered(services, record, attempts=_attempts(record) + 1)
 
 
@@ -255,6 +246,37 @@ async def _receiver_of(services: Services, record: Record) -> _Receiver | None:
         if receiver.url == url if url else receiver.default:
             return _Receiver(receiver.url, receiver.plain, EVERYWHERE)
     return _Receiver(url, False, services.settings.fetch.allow_addresses) if url else None
+
+
+async def _attempt(
+    services: Services, snapshot: Snapshot, receiver: _Receiver
+) -> StillreelError | None:
+    """Why the receiver did not take it, None where it did; counted and put into the log."""
+    record, error, status = snapshot.record, None, None
+    secrets = await services.owners.webhook_secrets(record.owner)
+    at, started = datetime.now(UTC), time.monotonic()
+    try:
+        status = await post_signed(
+            receiver.url,
+            _notification(services, snapshot),
+            secrets=secrets,
+            plain=receiver.plain,
+            allow=receiver.allow,
+            seconds=services.settings.webhook.webhook_seconds,
+        )
+    except ReceiverError as exc:
+        error, status = exc, exc.answered
+    except (AddressRefused, SettingsInvalid) as exc:
+        error = exc
+    seconds = round(time.monotonic() - started, 3)
+    outcome, message = (error.code, error.message) if error else ("delivered", "")
+    _count(services, snapshot, outcome, host=receiver.host, error=message)
+    made = DeliveryAttempt(record.round, at, seconds, status, error.code if error else None)
+    try:
+        await delivery_log.append(services.api, record.run_id, made)
+    except StillreelError as exc:  # what the labels say next is what counts
+        log.warning("an attempt to tell %s is not in its log: %s", record.job_id, exc.message)
+    return error
 
 
 def _notification(services: Services, snapshot: Snapshot) -> Notification:
@@ -304,7 +326,7 @@ async def _claim(services: Services, record: Record) -> None:
     """Keep other processes from telling the same now, and this one if it cannot write later."""
     pause = timedelta(seconds=services.settings.webhook.webhook_seconds) + CLAIM
     until = (datetime.now(UTC) + pause).isoformat(timespec="milliseconds")
-    await services.actions.label(record.run_id, {marks.NEXT_ATTEMPT: until})
+    await services.actions.label(record.run_id, {marks.NEXT_ATTEMPT: until, marks.TRIED: True})
 
 
 async def _mark_delivered(services: Services, record: Record, *, attempts: int) -> None:

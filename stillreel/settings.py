@@ -110,6 +110,11 @@ class HostSettings(_Concern):
     host_price: float = Field(
         0.0, ge=0, description="US$ per hour of this host, for the cost in each result."
     )
+    spot_notice: bool = Field(
+        False,
+        description="This host is an EC2 spot instance: when AWS gives the two minutes' notice, it "
+        "hands its jobs back and ends. Name it in STILLREEL_RENTED_ENV for rented hosts.",
+    )
 
     styles: Path | None = Field(
         None,

@@ -13,6 +13,7 @@ import httpx
 
 from stillreel.errors import (
     AddressRefused,
+    ReceiverError,
     ReceiverGone,
     ReceiverRefused,
     ReceiverUnavailable,
@@ -42,13 +43,13 @@ async def post_signed(
     plain: bool = False,
     allow: Sequence[str] = (),
     seconds: float,
-) -> None:
+) -> int:
     """Posts `notification` to `url`, signed with each of `secrets`; one attempt, `seconds` in all.
 
-    Returns when the receiver answered 2xx. `plain`: it also gets the first secret itself, as
+    The status of the receiver's answer, a 2xx. `plain`: it also gets the first secret itself, as
     `X-Webhook-Secret`. `allow` is the guard's: EVERYWHERE for a URL that the operator registered.
     Redirects are not followed. Raises ReceiverUnavailable (with its `retry_after`),
-    ReceiverRefused, ReceiverGone, AddressRefused, SettingsInvalid.
+    ReceiverRefused, ReceiverGone, each with what was `answered`, AddressRefused, SettingsInvalid.
     """
     if not secrets:
         raise SettingsInvalid(
@@ -62,7 +63,7 @@ async def post_signed(
     }
     if plain:
         headers["X-Webhook-Secret"] = secrets[0].encode()
-    await _post(url, body, headers, allow=allow, seconds=seconds)
+    return await _post(url, body, headers, allow=allow, seconds=seconds)
 
 
 def deliver(
@@ -173,7 +174,7 @@ async def _post(
     *,
     allow: Sequence[str],
     seconds: float,
-) -> None:
+) -> int:
     raw_headers = [(name.encode(), _as_bytes(value)) for name, value in headers.items()]
     try:
         async with (
@@ -181,7 +182,7 @@ async def _post(
             guarded_client(allow) as client,
             client.stream("POST", url, content=body, headers=raw_headers) as response,
         ):
-            _expect_taken(response)  # the status says it all; the answer's body is not read
+            return _expect_taken(response)  # it says it all; the answer's body is not read
     except httpx.InvalidURL as exc:
         raise AddressRefused from exc
     except TimeoutError as exc:
@@ -190,22 +191,29 @@ async def _post(
         raise ReceiverUnavailable("The connection to the webhook receiver failed.") from exc
 
 
-def _expect_taken(response: httpx.Response) -> None:
+def _expect_taken(response: httpx.Response) -> int:
     status = response.status_code
     if 200 <= status < 300:
-        return
+        return status
+    error = _refusal(response)
+    error.answered = status
+    raise error
+
+
+def _refusal(response: httpx.Response) -> ReceiverError:
+    status = response.status_code
     if status in (408, 425, 429) or status >= 500:
         unavailable = ReceiverUnavailable(f"The webhook receiver answers {status}.")
         unavailable.retry_after = _seconds_of(response.headers.get("retry-after", ""))
-        raise unavailable
+        return unavailable
     if 300 <= status < 400:
-        raise ReceiverRefused(
+        return ReceiverRefused(
             f"The webhook receiver answers {status}, and redirects are not followed; "
             "give the final address."
         )
     if status == 410:
-        raise ReceiverGone("The webhook receiver answers 410: it wants no notification any more.")
-    raise ReceiverRefused(
+        return ReceiverGone("The webhook receiver answers 410: it wants no notification any more.")
+    return ReceiverRefused(
         f"The webhook receiver answers {status}; have it answer 2xx to what it takes."
     )
 

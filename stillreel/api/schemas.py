@@ -120,6 +120,16 @@ class VideoFacts(BaseModel):
     sha256: str
 
 
+class DeliveryAttempt(BaseModel):
+    """One attempt to tell the end of a round."""
+
+    round: int
+    at: str = Field(description="When it began.")
+    seconds: float
+    status_code: int | None = Field(None, description="Of the receiver's answer; null: none came.")
+    error_code: str | None = Field(None, description="Null where the receiver took it.")
+
+
 class Delivery(BaseModel):
     """How the notification of the round fares."""
 
@@ -127,6 +137,9 @@ class Delivery(BaseModel):
     attempts: int = 0
     next_attempt_at: str | None = None
     error: str | None = None
+    history: list[DeliveryAttempt] = Field(
+        [], description="The newest 20 attempts of all rounds, the newest first."
+    )
 
 
 class JobView(BaseModel):

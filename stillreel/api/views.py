@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -154,6 +155,7 @@ def _delivery(snapshot: Snapshot) -> dict[str, Any] | None:
         "attempts": int(labels.get(marks.ATTEMPTS) or 0),
         "next_attempt_at": labels.get(marks.NEXT_ATTEMPT) or None,
         "error": error or None,
+        "history": [asdict(attempt) | {"at": iso(attempt.at)} for attempt in snapshot.attempts],
     }
 
 

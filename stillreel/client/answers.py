@@ -57,6 +57,16 @@ class Cost(Answer):
     host: str = ""
 
 
+class DeliveryAttempt(Answer):
+    """One attempt to tell the end of a round; `error_code` is None where it was taken."""
+
+    round: int
+    at: AwareDatetime
+    seconds: float
+    status_code: int | None = None
+    error_code: str | None = None
+
+
 class Delivery(Answer):
     """How the notification of the round fares: none, waiting, delivered or failing."""
 
@@ -64,6 +74,8 @@ class Delivery(Answer):
     attempts: int = 0
     next_attempt_at: AwareDatetime | None = None
     error: str | None = None
+    history: tuple[DeliveryAttempt, ...] = ()
+    """The newest attempts of all rounds, the newest first."""
 
 
 class Job(Answer):

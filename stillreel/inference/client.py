@@ -71,6 +71,12 @@ def socket_path(home: Path, name: str = "gpu0") -> Path:
     return folder / f"{name}.sock"
 
 
+def sockets_of(settings: Settings) -> list[Path]:
+    """Where the inference servers of this host listen. Raises SettingsInvalid."""
+    home, own = settings.host.home, settings.inference.inference_socket
+    return [own] if own else [socket_path(home, f"gpu{n}") for n in range(settings.host.gpus)]
+
+
 def answers(socket: Path) -> bool:
     """Whether a server listens there and says something about itself."""
     client = InferenceClient(socket, wait_for_server=0)
@@ -242,10 +248,8 @@ class InferenceClient:
 @contextmanager
 def connect(settings: Settings, run_id: str) -> Iterator[InferenceClient]:
     """A client of the server that already has this run, else of the one with the least to do."""
-    home, own = settings.host.home, settings.inference.inference_socket
-    sockets = [own] if own else [socket_path(home, f"gpu{n}") for n in range(settings.host.gpus)]
     wait = settings.inference.server_wait_seconds
-    clients = [InferenceClient(socket, wait_for_server=wait) for socket in sockets]
+    clients = [InferenceClient(socket, wait_for_server=wait) for socket in sockets_of(settings)]
     try:
         yield clients[0] if len(clients) == 1 else min(clients, key=lambda c: _load_of(c, run_id))
     finally:

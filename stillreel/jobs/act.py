@@ -51,7 +51,9 @@ class JobActions:
             if record.state_type == "CANCELLING":
                 return False
         else:
-            # The label goes first: a process that is about to start looks for it (execution.py).
+            # Before the state comes the label: a process that is about to start looks for it
+            # (execution.py). Before both, the tag by which the keeper finds what is broken off.
+            await self.tag(record.run_id, add=[marks.UNWANTED])
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             await self.label(record.run_id, {marks.CANCELLED: now})
         # A run that waits for its next attempt has had a process, which Prefect would look for.
@@ -115,7 +117,7 @@ class JobActions:
             marks.DELIVERY_ERROR: "",
         }
         await self.label(record.run_id, labels)
-        await self.tag(record.run_id, add=[marks.UNDELIVERED], remove=[marks.OVER])
+        await self.tag(record.run_id, add=[marks.UNDELIVERED], remove=[marks.OVER, marks.UNWANTED])
         return record.round + 1
 
     async def expire(self, record: Record) -> None:

@@ -22,6 +22,8 @@ UNCOPIED: Final = "uncopied"
 """The image of this job still lies at its caller's address only."""
 ERASE: Final = "erase"
 """What this job made is to be deleted; on a tombstone: has been, and is looked for once more."""
+UNWANTED: Final = "unwanted"
+"""The end of this job was asked for; found on a run that waits or works, that was broken off."""
 DATED: Final = "deadline"
 """This job has a deadline: there is no filter by label."""
 
@@ -81,6 +83,8 @@ DELIVERED: Final = "stillreel.delivered"
 ATTEMPTS: Final = "stillreel.delivery_attempts"
 NEXT_ATTEMPT: Final = "stillreel.delivery_next"
 DELIVERY_ERROR: Final = "stillreel.delivery_error"
+TRIED: Final = "stillreel.delivery_tried"
+"""Whether there may be attempts in the delivery log."""
 
 # --- labels of tombstones -----------------------------------------------------------------------
 

@@ -17,7 +17,8 @@ from uuid import UUID
 from stillreel import keys
 from stillreel.errors import JobUnknown, ObjectMissing, PrefectUnavailable, StillreelError
 from stillreel.job import JobStatus, Stage
-from stillreel.jobs import marks
+from stillreel.jobs import delivery_log, marks
+from stillreel.jobs.delivery_log import DeliveryAttempt
 from stillreel.jobs.ids import is_job_id
 from stillreel.jobs.places import Places
 from stillreel.jobs.record import Record, record_of
@@ -61,6 +62,8 @@ class Snapshot:
     progress_at: datetime | None = None
     heartbeat_at: datetime | None = None
     place: int | None = None
+    attempts: tuple[DeliveryAttempt, ...] = ()
+    """To tell how its rounds ended; the newest first."""
     receipt: Receipt | None = None
     receipt_at: float = 0.0
     """When it was last looked for a receipt, by the same clock."""
@@ -146,8 +149,11 @@ class JobReader:
     async def complete(self, records: Sequence[Record]) -> list[Snapshot]:
         """The snapshots of records that were read just now, e.g. for a list."""
         asked_at = time.monotonic() - self._api.patience
-        progress = await self._progress_of(records)
-        made = [self._snapshot(r, progress.get(r.run_id), asked_at) for r in records]
+        progress, attempts = await self._beside(records)
+        made = [
+            self._snapshot(r, progress.get(r.run_id), attempts.get(r.run_id, ()), asked_at)
+            for r in records
+        ]
         return [self._keep(snapshot) for snapshot in await asyncio.gather(*made)]
 
     def know(self, record: Record) -> None:
@@ -176,7 +182,7 @@ class JobReader:
         asked_at = time.monotonic()
         try:
             records = await self._read([*wanted, *self._due_soon(wanted)])
-            progress = await self._progress_of(records.values())
+            progress, attempts = await self._beside(list(records.values()))
         except Exception as exc:  # everybody who waits is told, whatever it is
             for future in wanted.values():
                 _fail(future, exc)
@@ -185,8 +191,8 @@ class JobReader:
         async def tell(record: Record) -> None:
             future = wanted.get(record.job_id)
             try:
-                found = progress.get(record.run_id)
-                snapshot = self._keep(await self._snapshot(record, found, asked_at))
+                found, tried = progress.get(record.run_id), attempts.get(record.run_id, ())
+                snapshot = self._keep(await self._snapshot(record, found, tried, asked_at))
             except Exception as exc:
                 if future:
                     _fail(future, exc)
@@ -233,14 +239,26 @@ class JobReader:
             self.know(record)
         return {record.job_id: record for record in records}
 
-    async def _progress_of(self, records: Iterable[Record]) -> dict[str, tuple[Progress, datetime]]:
-        """The progress of those that run, by run; heartbeats are brought up to date."""
+    async def _beside(
+        self, records: Sequence[Record]
+    ) -> tuple[dict[str, tuple[Progress, datetime]], dict[str, tuple[DeliveryAttempt, ...]]]:
+        """The progress of those that run, and the attempts to tell those that ended, by run.
+
+        Heartbeats are brought up to date.
+        """
         running = [r.run_id for r in records if r.state_type in ("RUNNING", "CANCELLING")]
-        progress, _ = await asyncio.gather(self._progress(running), self._listen(running))
-        return progress
+        told = [r.run_id for r in records if marks.TRIED in r.labels and _is_over(r)]
+        progress, attempts, _ = await asyncio.gather(
+            self._progress(running), delivery_log.read(self._api, told), self._listen(running)
+        )
+        return progress, attempts
 
     async def _snapshot(
-        self, record: Record, found: tuple[Progress, datetime] | None, asked_at: float
+        self,
+        record: Record,
+        found: tuple[Progress, datetime] | None,
+        attempts: tuple[DeliveryAttempt, ...],
+        asked_at: float,
     ) -> Snapshot:
         progress, at = found or (None, None)
         nearly = progress is not None and progress.percent >= _NEARLY_DONE
@@ -258,6 +276,7 @@ class JobReader:
             progress_at=at,
             heartbeat_at=self._heartbeats.get(record.run_id),
             place=await self._places.place(record) if queued else None,
+            attempts=attempts,
             receipt=receipt,
             receipt_at=receipt_at or 0.0,
             asked_at=asked_at,
@@ -337,6 +356,10 @@ class JobReader:
             self.rendered.clear()
         self.rendered[job_id] = (snapshot, body)
         return body
+
+
+def _is_over(record: Record) -> bool:
+    return record.is_final or record.is_settled
 
 
 def _lifetime(snapshot: Snapshot) -> float:

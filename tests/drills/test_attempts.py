@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -13,6 +18,8 @@ import stamina
 
 from stillreel.inference.entry import Kind, State
 from stillreel.job import Phase
+from stillreel.process import end_tree
+from tests.drills.conftest import SLOW
 from tests.drills.test_kills import (
     LONG_ENCODE,
     QUICK,
@@ -22,7 +29,8 @@ from tests.drills.test_kills import (
     outcomes,
     wait_for_entry,
 )
-from tests.stack import Stack
+from tests.instance_metadata import REBALANCE, InstanceMetadata
+from tests.stack import Stack, env_of
 
 
 @pytest.mark.long
@@ -91,6 +99,33 @@ def test_kill_9_of_the_api_and_its_keeper_loses_no_crash(stack: Stack) -> None:
     assert inferences_finished(stack, run_id) == 1
 
 
+@pytest.mark.timeout(400)
+def test_a_spot_notice_hands_the_jobs_back_as_a_stop_does(
+    stack: Stack, record_property: Callable[[str, object], None]
+) -> None:
+    own = stack.processes("stillreel.host_worker")
+    for worker in own:
+        worker.suspend()  # the host that is taken away gets the job
+    try:
+        with InstanceMetadata() as instance, spot_host(stack, instance) as (host, home):
+            run_id = stack.submit(QUICK)
+            wait_for_entry(stack, Kind.INFERENCE, run_id, lambda entry: entry.step >= 1, home=home)
+            begin = time.monotonic()
+            instance.give_notice()
+            stack.wait(run_id, {"SCHEDULED"})
+            record_property("seconds_to_hand_back", round(time.monotonic() - begin, 1))
+            assert host.wait(timeout=120) == 0
+            assert REBALANCE not in instance.asked
+    finally:
+        for worker in own:
+            worker.resume()
+
+    run = stack.wait_for_end(run_id)
+
+    assert (run["state_type"], run["run_count"]) == ("COMPLETED", 2)
+    assert job_of(stack, run_id)["attempt"] == 1
+
+
 # --- helpers, in the order of their use ---------------------------------------------------------
 
 
@@ -103,6 +138,35 @@ def wait_for_execution(stack: Stack, run_id: str, number: int) -> None:
             run = stack.run(run_id)
             assert (run["state_type"], run["run_count"]) == ("RUNNING", number), run["state"]
             assert len(flow_processes(stack, run_id)) == 2
+
+
+@contextmanager
+def spot_host(
+    stack: Stack, instance: InstanceMetadata
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A second host of the stack on an instance with this metadata, and the host's home."""
+    code = (
+        "import stillreel.spot as spot; from stillreel.cli import main; "
+        f"spot.ADDRESS = {instance.url!r}; main()"
+    )
+    with TemporaryDirectory(prefix="sr-") as folder:
+        more = {
+            "PREFECT_API_URL": f"{stack.url}/api",
+            "STILLREEL_API_URL": stack.shim_url,
+            "STILLREEL_STORAGE_DIR": str(stack.home / "storage"),
+            "STILLREEL_HOST_NAME": "spot",
+            "STILLREEL_SPOT_NOTICE": "1",
+        }
+        host = subprocess.Popen(
+            [sys.executable, "-c", code, "host", "--pool", "local"],
+            env=env_of(Path(folder)) | SLOW | more,
+            start_new_session=True,
+        )
+        try:
+            yield host, Path(folder)
+        finally:
+            end_tree(host.pid)
+            host.wait(30)
 
 
 def job_of(stack: Stack, run_id: str) -> dict[str, Any]:

@@ -171,9 +171,11 @@ def test_a_model_that_does_not_exist_ends_the_host_instead_of_restarting_for_eve
 # --- helpers, in the order of their use ---------------------------------------------------------
 
 
-def wait_for_entry(stack: Stack, kind: Kind, run_id: str, enough: Any) -> Entry:
+def wait_for_entry(
+    stack: Stack, kind: Kind, run_id: str, enough: Any, *, home: Path | None = None
+) -> Entry:
     """The entry on the inference server, once there is one that is `enough`."""
-    client = InferenceClient(socket_path(stack.home), wait_for_server=60)
+    client = InferenceClient(socket_path(home or stack.home), wait_for_server=60)
     try:
         for attempt in stamina.retry_context(
             on=(AssertionError, InferenceServerAway),

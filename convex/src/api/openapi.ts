@@ -477,6 +477,37 @@ export interface components {
             next_attempt_at?: string | null;
             /** Error */
             error?: string | null;
+            /**
+             * History
+             * @description The newest 20 attempts of all rounds, the newest first.
+             * @default []
+             */
+            history: components["schemas"]["DeliveryAttempt"][];
+        };
+        /**
+         * DeliveryAttempt
+         * @description One attempt to tell the end of a round.
+         */
+        DeliveryAttempt: {
+            /** Round */
+            round: number;
+            /**
+             * At
+             * @description When it began.
+             */
+            at: string;
+            /** Seconds */
+            seconds: number;
+            /**
+             * Status Code
+             * @description Of the receiver's answer; null: none came.
+             */
+            status_code?: number | null;
+            /**
+             * Error Code
+             * @description Null where the receiver took it.
+             */
+            error_code?: string | null;
         };
         /**
          * DownloadTarget
