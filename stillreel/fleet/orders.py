@@ -117,6 +117,7 @@ def host_env(
         "STILLREEL_HOST_NAME": str(label),
         "STILLREEL_HOST_PRICE": f"{choice.offer.usd_per_hour:.4f}",
         "STILLREEL_RENTED_UNTIL": str(int(deadline.timestamp())),
+        "STILLREEL_HOST_HOURS": f"{fleet.host_hours:g}",
         "STILLREEL_BOOT_MINUTES": f"{fleet.boot_minutes:g}",
         "STILLREEL_IDLE_MINUTES": f"{fleet.idle_minutes:g}",
         "STILLREEL_CONTACT_MINUTES": f"{fleet.contact_minutes:g}",
