@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from stillreel.deploy import read_plan
-from stillreel.errors import FleetError, RequestRejected
+from stillreel.errors import RequestRejected, StillreelError
 from stillreel.fleet.backlog import Backlog
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.clock import RealClock
@@ -21,13 +23,15 @@ from stillreel.fleet.orders import (
     provider_of,
     seconds_per_job,
 )
-from stillreel.fleet.provider import Host
+from stillreel.fleet.provider import Host, Provider
 from stillreel.fleet.reaper import Found, reap
 from stillreel.fleet.renting import give_back
 from stillreel.fleet.report import Report
 from stillreel.process import is_engine_child
 from stillreel.project import project_dir
-from stillreel.settings import Settings
+from stillreel.settings import FleetSettings, Settings
+
+T = TypeVar("T")
 
 
 def drain(settings: Settings, *, run_id: str, pool: str, now: bool) -> tuple[Report, datetime]:
@@ -85,52 +89,83 @@ def explain(settings: Settings, *, pool: str, now: bool) -> Decision:
 
 
 def reap_all(settings: Settings, *, dry_run: bool) -> list[Found]:
-    """Reap at every provider that we have an account at. Raises FleetError, PrefectUnavailable."""
-    fleet, found = settings.fleet, list[Found]()
-    failed: list[FleetError] = []
+    """Reap at every provider that we have an account at.
+
+    What one of them refuses keeps no host of the other alive; it is raised at the end. Raises
+    FleetError, SettingsInvalid, PrefectUnavailable.
+    """
+    fleet = settings.fleet
     with prefect_calls() as calls:
-        for name in fleet.accounts:
-            try:
-                with opened(fleet, name, renting=False) as provider:
-                    found += reap(
-                        provider,
-                        Leases(calls),
-                        installation=fleet.installation,
-                        life=timedelta(hours=fleet.host_hours),
-                        clock=RealClock(),
-                        dry_run=dry_run,
-                    )
-            except FleetError as exc:  # the other provider's hosts cost money as well
-                failed.append(exc)
+
+        def reap_at(provider: Provider) -> list[Found]:
+            return reap(
+                provider,
+                Leases(calls),
+                installation=fleet.installation,
+                life=timedelta(hours=fleet.host_hours),
+                clock=RealClock(),
+                dry_run=dry_run,
+            )
+
+        found, failed = at_every_provider(fleet, reap_at)
     if failed:
         raise failed[0]
     return found
 
 
 def hosts(settings: Settings) -> list[Host]:
-    """All rented hosts of this installation. Raises FleetError."""
-    found: list[Host] = []
-    for name in settings.fleet.accounts:
-        with opened(settings.fleet, name, renting=False) as provider:
-            found += provider.list(installation_prefix(settings.fleet.installation))
+    """All rented hosts of this installation. Raises FleetError, SettingsInvalid."""
+    prefix = installation_prefix(settings.fleet.installation)
+    found, failed = at_every_provider(settings.fleet, lambda provider: provider.list(prefix))
+    if failed:
+        raise failed[0]
     return found
 
 
 def destroy(settings: Settings, labels: set[str] | None) -> list[Host]:
     """Destroy the hosts of these labels, or all of this installation; gives those.
 
-    Raises RequestRejected for a label that no host has, HostUndestroyed, FleetError.
+    What cannot be listed or destroyed keeps no other alive; it is raised at the end. Raises
+    RequestRejected for a label that no host has, HostUndestroyed, FleetError, SettingsInvalid.
     """
-    there = [x for x in hosts(settings) if labels is None or str(x.label) in labels]
+    prefix = installation_prefix(settings.fleet.installation)
+    undestroyed: list[StillreelError] = []
+
+    def destroy_at(provider: Provider) -> list[Host]:
+        there = [x for x in provider.list(prefix) if labels is None or str(x.label) in labels]
+        for host in there:
+            try:
+                give_back(provider, host, clock=RealClock())
+            except StillreelError as exc:
+                undestroyed.append(exc)
+        return there
+
+    there, failed = at_every_provider(settings.fleet, destroy_at)
+    if failed or undestroyed:
+        raise [*undestroyed, *failed][0]
     if unknown := (labels or set()) - {str(host.label) for host in there}:
         raise RequestRejected(
             f"no rented host is called {', '.join(sorted(unknown))}; `stillreel fleet list` "
             "shows those that there are"
         )
-    for host in there:
-        with opened(settings.fleet, host.provider, renting=False) as provider:
-            give_back(provider, host, clock=RealClock())
     return there
+
+
+def at_every_provider(
+    fleet: FleetSettings, act: Callable[[Provider], Sequence[T]]
+) -> tuple[list[T], list[StillreelError]]:
+    """What this gives at each provider that we have an account at, and what went wrong there.
+
+    One that fails stops no other: its hosts cost money as well.
+    """
+    found, failed = list[T](), list[StillreelError]()
+    for name in fleet.accounts:
+        try:
+            with opened(fleet, name, renting=False) as provider:
+                found += act(provider)
+        except StillreelError as exc:
+            failed.append(exc)
+    return found, failed
 
 
 def model_of(pool: str) -> str:

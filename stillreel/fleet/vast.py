@@ -99,10 +99,17 @@ class Vast:
         raise _refusal(response.status_code, answer)
 
     def get(self, host_id: str) -> Host | None:
-        """The host now; None when it is gone."""
+        """The host now; None when it is gone.
+
+        One that has lost our label is not gone: it costs, so that is ProviderUnavailable.
+        """
         answer = self._ask("GET", f"/api/v0/instances/{host_id}/", gone_is_fine=True)
         row = answer.get("instances")
-        return host_of(row) if row else None
+        if not row:
+            return None
+        if host := host_of(row):
+            return host
+        raise ProviderUnavailable(f"Vast.ai shows machine {host_id} without our label")
 
     def list(self, prefix: str) -> list[Host]:
         """Our hosts: all pages are read, and other people's machines are left out."""
@@ -111,9 +118,10 @@ class Vast:
         while True:
             query = f"?limit={PAGE}" + (f"&after_token={token}" if token else "")
             answer = self._ask("GET", f"/api/v1/instances/{query}")
-            if "instances" not in answer:
+            page = answer.get("instances")
+            if not isinstance(page, list):
                 raise ProviderUnavailable("Vast.ai's list of machines cannot be read")
-            rows += answer["instances"]
+            rows += page
             token = answer.get("next_token") or ""
             if not token:
                 break

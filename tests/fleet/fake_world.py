@@ -198,6 +198,7 @@ class FakeProvider:
                 self.world.end(it)
 
     def leftovers(self, prefix: str) -> list[Leftover]:
+        self._fault("leftovers")
         return [one for one in self.left if str(one.label).startswith(prefix)]
 
     def remove(self, leftover: Leftover) -> None:
