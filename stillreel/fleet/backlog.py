@@ -56,10 +56,11 @@ class Backlog:
             for run in dated
             if (text := str((run.get("labels") or {}).get(marks.DEADLINE) or ""))
         ]
+        ahead = [at for at in deadlines if at > now]  # a job past its own is expired, and not made
         return Waiting(
             count,
             now - datetime.fromisoformat(first[0]["expected_start_time"]) if first else _NOT_LONG,
-            min(deadlines) - now if deadlines else None,
+            min(ahead) - now if ahead else None,
         )
 
     def working(self) -> int:

@@ -12,10 +12,11 @@ from stillreel.fleet.backlog import Backlog
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.clock import RealClock
 from stillreel.fleet.decision import Decision, decide
-from stillreel.fleet.drain import Drain, quarantined, rank_now
+from stillreel.fleet.drain import Drain
 from stillreel.fleet.labels import installation_prefix
-from stillreel.fleet.leases import Leases, money_of, month_start
+from stillreel.fleet.leases import Leases, money_now
 from stillreel.fleet.needs import need_of
+from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
 from stillreel.fleet.orders import (
     limits_of,
     opened,
@@ -82,8 +83,8 @@ def explain(settings: Settings, *, pool: str, now: bool) -> Decision:
             waiting,
             limits.rule,
             best=best,
-            reserve_usd=hours * best.offer.usd_per_hour if best else 0.0,
-            money=money_of(book.since(month_start(at)), but="", now=at),
+            reserve_usd=hours * best.offer.usd_per_hour + usd_for_bytes(best) if best else 0.0,
+            money=money_now(book, but="", now=at),
             now=now,
         )
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from stillreel.errors import SettingsInvalid
 from stillreel.estimates import guess, work_of
 from stillreel.fleet.decision import Rule
-from stillreel.fleet.drain import Limits, Order
 from stillreel.fleet.ec2 import Ec2
 from stillreel.fleet.labels import Label
+from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.provider import Provider
 from stillreel.fleet.ranking import Ranked

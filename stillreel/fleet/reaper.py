@@ -108,9 +108,10 @@ def verdict(
 
 
 def _of_a_living_drain(host: Host, lease: Lease, now: datetime) -> str:
-    if lease.until and now > lease.until:
+    until = {asked.number: asked.until for asked in lease.hosts}.get(host.label.number)
+    if until and now > until:
         return "past its deadline"
-    if host.label.number < lease.number:
+    if host.label.number not in {asked.number for asked in lease.hosts}:
         return "its drain has given it up"
     if host.state in (HostState.STOPPED, HostState.LOST):
         return f"it is {host.state}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,17 +16,21 @@ from stillreel.errors import (
     HostFailed,
     HostUndestroyed,
     LeaseLost,
+    LeaseTaken,
     OfferGone,
     ProviderRefused,
     ProviderUnavailable,
 )
-from stillreel.fleet.decision import Rule
-from stillreel.fleet.drain import Drain, Limits, Order
+from stillreel.fleet.decision import Money, Rule
+from stillreel.fleet.drain import Drain
+from stillreel.fleet.leases import money_of
+from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.needs import NEEDS
 from stillreel.fleet.provider import HostState
 from stillreel.fleet.reaper import reap
 from stillreel.fleet.report import End, Report
 from tests.fleet.fake_world import (
+    START,
     FakeBook,
     FakeJobs,
     FakeProvider,
@@ -82,7 +86,7 @@ class Setup:
             limits,
             provider=self.provider,
             jobs=self.jobs,
-            book=self.book,
+            book=self.book.again(),
             clock=self.world,
             is_handed_over=is_handed_over,
         )
@@ -172,7 +176,7 @@ def test_a_second_drain_of_a_pool_leaves_at_once() -> None:
 
 def test_the_budget_counts_what_others_spend_and_may_still_spend() -> None:
     it = Setup(12)
-    it.book.start(str(uuid4()), pool="a100", usd=30.0, is_over=True, reserved_usd=99.0)
+    it.book.start(str(uuid4()), pool="a100", usd=30.0, is_over=True)
     it.book.start(
         str(uuid4()), pool="g5", usd=5.0, reserved_usd=18.0, beat_at=it.world.at
     )  # lives: 13 more
@@ -181,6 +185,38 @@ def test_the_budget_counts_what_others_spend_and_may_still_spend() -> None:
     assert report.decision
     assert "budget" in report.decision.reason
     assert it.provider.creates == []
+
+
+def test_what_a_dead_drain_may_have_cost_counts_until_the_month_is_over() -> None:
+    it = Setup(12)
+    it.book.start(
+        str(uuid4()), pool="a100", usd=1.0, reserved_usd=48.5, is_over=True, started_at=START
+    )
+    assert it.drain().run().outcome == "not rented"
+    it.world.at += timedelta(days=31)
+    assert it.drain(str(uuid4())).run().outcome == End.DRAINED
+
+
+def test_a_drain_of_the_month_before_counts_there_and_what_it_may_cost_here() -> None:
+    first = datetime(2026, 12, 1, 0, 30, tzinfo=UTC)
+    began = first - HOUR
+    lease = FakeBook().start("x", pool="a100", usd=2.0, reserved_usd=5.0, started_at=began)
+    alive = replace(lease, beat_at=first)
+    assert money_of([alive], but="", now=first) == Money(0.0, 3.0)
+    assert money_of([lease], but="", now=first) == Money(0.0, 0.0)  # dead, and its month is over
+    assert money_of([lease], but="", now=began) == Money(2.0, 3.0)
+
+
+def test_the_budget_holds_for_the_offer_that_is_taken_in_the_end() -> None:
+    it = Setup(12)
+    it.provider.on_offer = [OFFERS[0], replace(OFFERS[1], usd_per_hour=1.1)]
+    it.provider.faults["create"].append(OfferGone())
+    rule = replace(LIMITS.rule, month_budget_usd=3.0)
+    report = it.drain(limits=replace(LIMITS, rule=rule)).run()
+    assert report.outcome == "not rented"
+    assert report.decision
+    assert "budget" in report.decision.reason
+    assert len(it.provider.creates) == 1
 
 
 def test_interruptible_first_and_on_demand_after_an_interruption() -> None:
@@ -443,6 +479,155 @@ def test_a_killed_drain_that_never_starts_again_leaves_nothing_to_bill(
     it.drain(str(uuid4()), now=True).run()
     assert it.world.videos == 12
     assert it.world.living() == []
+
+
+def once(it: Setup, moment: Callable[[World], Any], act: Callable[[], Any]) -> None:
+    """Do this at the first step at which the moment has come."""
+    done: list[bool] = []
+
+    def step(world: World) -> None:
+        if not done and world.hosts and moment(world):
+            done.append(True)
+            act()
+
+    it.world.on_step = step
+
+
+def test_a_drain_that_stood_still_while_another_began_goes_no_further() -> None:
+    it = Setup(100, ends_itself=False)
+
+    def pause() -> None:
+        it.world.at += 20 * MINUTE
+        it.book.start(str(uuid4()), pool="a100", beat_at=it.world.at)
+
+    once(it, lambda w: w.videos == 5, pause)
+    with pytest.raises(LeaseLost):
+        it.drain().run()
+    assert it.world.living() == []
+    assert len(it.provider.creates) == 1
+
+
+def test_a_drain_that_stood_still_alone_goes_on() -> None:
+    it = Setup(30, ends_itself=False)
+
+    def pause() -> None:
+        it.world.at += 20 * MINUTE
+
+    once(it, lambda w: w.videos == 5, pause)
+    check(it, it.drain().run())
+
+
+def test_a_process_whose_drain_has_gone_on_elsewhere_rents_nothing() -> None:
+    it = Setup(12)
+
+    def another_process() -> None:
+        assert it.drain().run().outcome == End.DRAINED
+        it.world.waiting_jobs = it.total = 12
+        it.world.videos = 0
+
+    once(it, lambda w: w.videos == 5, another_process)
+    with pytest.raises(LeaseTaken):
+        it.drain().run()
+    assert len(it.provider.creates) == 1
+    assert it.world.living() == []
+
+
+def test_a_silent_drain_whose_pool_is_taken_gives_its_host_back() -> None:
+    it = Setup(12, ends_itself=False)
+    MOMENTS["while it works"](it)
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.world.sleep(660)
+    it.book.start(str(uuid4()), pool="a100", beat_at=it.world.at)
+    assert it.drain().run().outcome == "already draining"
+    assert it.world.living() == []
+    assert it.book.leases[RUN].is_settled
+
+
+def test_a_drain_gives_back_what_a_dead_one_of_its_pool_has_before_it_rents() -> None:
+    it = Setup(12, ends_itself=False)
+    MOMENTS["while it boots"](it)
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.world.sleep(660)  # and no reaper is there
+    it.drain(str(uuid4()), now=True).run()
+    assert len(it.world.hosts) == 2
+    assert count(it) == (0, 0, 0)
+
+
+def test_what_was_being_made_when_we_were_told_to_stop_is_waited_for() -> None:
+    it = Setup(12, ends_itself=False)
+    it.provider.lag = 30.0
+    it.provider.faults["create"].append("killed after")
+    with pytest.raises(Killed):
+        it.drain(is_handed_over=lambda _: False).run()
+    assert it.world.hosts
+    assert it.world.living() == []
+
+
+def test_a_drain_that_was_cancelled_while_it_looked_for_offers_rents_nothing() -> None:
+    it = Setup(12)
+    offers = it.provider.offers
+
+    def cancelled(*args: Any, **more: Any) -> Any:
+        it.book.change(RUN, is_running=False)
+        return offers(*args, **more)
+
+    it.provider.offers = cancelled
+    with pytest.raises(LeaseLost):
+        it.drain().run()
+    assert it.provider.creates == []
+
+
+def test_a_drain_that_starts_again_counts_the_time_between_and_its_own_videos() -> None:
+    it = Setup(12)
+    it.book.start(RUN, started_at=START)
+    it.provider.boots = {"1": 1e9}  # the first host is given back before
+    MOMENTS["while it works"](it)
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.world.sleep(480)
+    report = it.drain().run()
+    assert report.usd(it.world.at) == pytest.approx(it.world.usd(), rel=0.04)
+    assert report.started_at == START
+
+
+def test_a_host_that_ended_while_nobody_watched_costs_until_then_at_most() -> None:
+    it = Setup(12)
+    MOMENTS["while it works"](it)
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.world.sleep(3600)
+    report = it.drain().run()
+    assert [stay.end for stay in report.stays] == [End.UNSEEN]
+    assert it.world.usd() < report.usd(it.world.at) < 4 * 0.61
+    assert it.book.leases[RUN].usd == pytest.approx(report.usd(it.world.at))
+
+
+def test_a_host_gets_no_second_life_from_a_drain_that_starts_again() -> None:
+    it = Setup(10_000, ends_itself=False)
+    once(it, lambda w: w.at > w.hosts[0].born + HOUR, lambda: raise_(Killed()))
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.world.hosts[0].host = replace(it.world.hosts[0].host, created_at=None)
+    check(it, it.drain().run(), end=End.DEADLINE)
+    assert it.world.hosts[0].gone_at
+    assert it.world.hosts[0].gone_at - it.world.hosts[0].born < LIFE + MINUTE
+
+
+def test_a_drain_of_the_version_before_is_gone_on_with() -> None:
+    it = Setup(12, ends_itself=False)
+    MOMENTS["while it works"](it)
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.book.change(RUN, asked=None, execution="", started_at=None, videos=None)
+    assert it.reap() == []
+    check(it, it.drain().run())
+    assert len(it.provider.creates) == 1
+
+
+def raise_(error: BaseException) -> None:
+    raise error
 
 
 def test_two_drains_at_once_and_a_reaper_rent_once() -> None:
