@@ -29,7 +29,9 @@ def drain_backlog(pool: Pool = "a100", now: Now = False) -> dict[str, Any]:
         pool: The work pool to drain
         now: One waiting job is enough: somebody asks for it
     """
-    report, at = flows.drain(get_settings(), run_id=str(runtime_run.id), pool=pool, now=now)
+    settings = get_settings()
+    report, at = flows.drain(settings, run_id=str(runtime_run.id), pool=pool, now=now)
+    flows.tell_budget(settings, is_used_up=report.is_over_budget)
     create_markdown_artifact(
         report.to_markdown(at), key=f"drain-{pool}", description="What this drain did and cost"
     )

@@ -10,6 +10,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from stillreel.prefect_api import PAGE, Json, PrefectApi, connect
 from stillreel.prefect_lock import shared_lock
+from stillreel.prefect_variable import make_variable, read_variable
 
 PATIENCE_SECONDS = 30.0
 
@@ -37,6 +38,12 @@ class PrefectCalls:
             found += page
             if len(page) < PAGE:
                 return found
+
+    def make_variable(self, name: str, value: str) -> bool:
+        """Whether this call has made it; False when there is one of this name."""
+        made = self._portal.call(make_variable, self._api, name, value)
+        there = made or self._portal.call(read_variable, self._api, name)
+        return bool(there) and there["value"] == value  # also when our own call was tried twice
 
     def lock(self, name: str) -> AbstractContextManager[Any]:
         """The shared lock of this name, see `prefect_lock`."""

@@ -7,6 +7,8 @@ from datetime import timedelta
 
 from stillreel.fleet.ranking import Ranked
 
+BUDGET = "the month's budget allows it"
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -54,6 +56,11 @@ class Decision:
     rent: bool
     reason: str
     lines: tuple[Line, ...]
+
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether a host would be rented if the month's budget allowed it."""
+        return not self.rent and self.reason == _not(BUDGET)
 
     def explain(self) -> str:
         """The rule as a table, and what follows from it."""
@@ -110,7 +117,7 @@ def decide(
             best is not None,
         ),
         Line(
-            "the month's budget allows it",
+            BUDGET,
             f"US$ {money.spent_usd:.2f} spent + {money.reserved_usd:.2f} promised "
             f"+ {reserve_usd:.2f} at most for this host",
             f"US$ {rule.month_budget_usd:.2f}",
@@ -124,8 +131,12 @@ def decide(
         return Decision(False, "it does not pay yet", lines)
     for line in needed:
         if not line.holds:
-            return Decision(False, f"not so: {line.name}", lines)
+            return Decision(False, _not(line.name), lines)
     return Decision(True, next(line.name for line in triggers if line.holds), lines)
+
+
+def _not(name: str) -> str:
+    return f"not so: {name}"
 
 
 def _offer(best: Ranked) -> str:

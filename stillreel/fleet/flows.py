@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from stillreel.deploy import read_plan
-from stillreel.errors import RequestRejected, StillreelError
-from stillreel.fleet.backlog import Backlog
+from stillreel.errors import (
+    PrefectRefused,
+    PrefectUnavailable,
+    RequestRejected,
+    StillreelError,
+)
+from stillreel.fleet import alerts
+from stillreel.fleet.backlog import Backlog, read_videos
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.clock import RealClock
-from stillreel.fleet.decision import Decision, decide
+from stillreel.fleet.costs import Cost, costs_of
+from stillreel.fleet.decision import Decision, Money, decide
 from stillreel.fleet.drain import Drain
 from stillreel.fleet.labels import installation_prefix
-from stillreel.fleet.leases import Leases, money_now
+from stillreel.fleet.leases import Leases, money_now, month_start
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
 from stillreel.fleet.orders import (
@@ -33,6 +41,8 @@ from stillreel.project import project_dir
 from stillreel.settings import FleetSettings, Settings
 
 T = TypeVar("T")
+
+log = logging.getLogger("stillreel.fleet")
 
 
 def drain(settings: Settings, *, run_id: str, pool: str, now: bool) -> tuple[Report, datetime]:
@@ -114,6 +124,43 @@ def reap_all(settings: Settings, *, dry_run: bool) -> list[Found]:
     return found
 
 
+def costs(*, months: int) -> tuple[list[Cost], Money]:
+    """What videos on rented hosts cost in the last months, and this month's money.
+
+    Raises PrefectUnavailable, PrefectRefused.
+    """
+    now = RealClock().now()
+    first = month_start(now)
+    for _ in range(months - 1):
+        first = month_start(first - timedelta(days=1))
+    with prefect_calls() as calls:
+        book = Leases(calls)
+        leases = book.since(first)
+        jobs = read_videos(calls, first) if leases else []
+        return costs_of(leases, jobs, models_of_pools(), now=now), money_now(book, but="", now=now)
+
+
+def tell_budget(settings: Settings, *, is_used_up: bool = False) -> list[int]:
+    """Say how much of the month's budget is spent, each level once a month; gives those said now.
+
+    Where Prefect does not answer only the log says so: a later call says the rest.
+    """
+    fleet, now = settings.fleet, RealClock().now()
+    try:
+        with prefect_calls() as calls:
+            return alerts.tell_budget(
+                alerts.PrefectBell(calls),
+                money_now(Leases(calls), but="", now=now),
+                budget_usd=fleet.month_budget_usd,
+                installation=fleet.installation,
+                now=now,
+                is_used_up=is_used_up,
+            )
+    except (PrefectUnavailable, PrefectRefused) as exc:
+        log.warning("the month's budget was not looked at: %s", exc.message)
+        return []
+
+
 def hosts(settings: Settings) -> list[Host]:
     """All rented hosts of this installation. Raises FleetError, SettingsInvalid."""
     prefix = installation_prefix(settings.fleet.installation)
@@ -169,9 +216,14 @@ def at_every_provider(
     return found, failed
 
 
+def models_of_pools() -> dict[str, str]:
+    """The model of each pool that has one."""
+    return {name: model for name, model in read_plan(project_dir()).models.items() if model}
+
+
 def model_of(pool: str) -> str:
     """The model that hosts of this pool have. Raises RequestRejected for a pool without one."""
-    models = {name: model for name, model in read_plan(project_dir()).models.items() if model}
+    models = models_of_pools()
     if pool not in models:
         raise RequestRejected(f"no host serves the pool {pool!r}; choose one of {sorted(models)}")
     return models[pool]

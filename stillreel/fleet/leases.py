@@ -90,6 +90,7 @@ class Lease:
     asked: tuple[Asked, ...] | None = None
     """None: a drain of an earlier version, which had one host at a time."""
     started_at: datetime | None = None
+    ended_at: datetime | None = None
     execution: str = ""
     videos: int | None = None
 
@@ -133,6 +134,7 @@ def lease_of(run: Mapping[str, Any]) -> Lease:
         bad_machines=tuple(str(v) for name, v in sorted(labels.items()) if name.startswith(BAD)),
         asked=asked if hosts else None,
         started_at=_time(run.get("start_time")),
+        ended_at=_time(run.get("end_time")),
         execution=str(labels.get(EXECUTION) or ""),
         videos=None if videos is None else int(videos),
     )
@@ -258,9 +260,7 @@ class Leases:
 
     def since(self, at: datetime) -> list[Lease]:
         """The drains that have started since then."""
-        started: Json = {"start_time": {"after_": at.isoformat()}}
-        body = {"flow_runs": started, **_DRAINS}
-        return [lease_of(run) for run in self._calls.pages("/flow_runs/filter", body)]
+        return [lease_of(run) for run in self._calls.pages("/flow_runs/filter", drains_since(at))]
 
     def _is_taken(self, run_id: str, pool: str, now: datetime) -> bool:
         body = {"flow_runs": {"state": {"type": {"not_any_": sorted(FINAL_STATES)}}}} | _DRAINS
@@ -275,6 +275,11 @@ class Leases:
 
     def _write(self, run_id: str, labels: Json) -> None:
         self._calls.patch(f"/flow_runs/{run_id}/labels", labels)
+
+
+def drains_since(at: datetime) -> Json:
+    """The filter of the drains that have started since then, for Prefect's API."""
+    return {"flow_runs": {"start_time": {"after_": at.isoformat()}}, **_DRAINS}
 
 
 def month_start(now: datetime) -> datetime:

@@ -70,6 +70,11 @@ class Report:
     waiting: list[tuple[datetime, int]] = field(default_factory=list)
     """How many jobs had not ended, by time."""
 
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether the month's budget alone kept it from renting."""
+        return bool(self.decision and self.decision.is_over_budget)
+
     def usd(self, now: datetime) -> float:
         """Of all hosts."""
         return self.usd_before + sum(stay.usd(now) for stay in self.stays)

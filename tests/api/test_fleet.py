@@ -15,10 +15,14 @@ from prefect.states import Cancelled, Completed, Crashed, Pending, Running, Sche
 
 from stillreel.deploy import _set_schedules
 from stillreel.errors import LeaseTaken
+from stillreel.fleet.alerts import PrefectBell, tell_budget
 from stillreel.fleet.backlog import Backlog
 from stillreel.fleet.calls import PrefectCalls, prefect_calls
+from stillreel.fleet.decision import Money
+from stillreel.fleet.flows import costs
 from stillreel.fleet.leases import FLOW, LEASE, Asked, LeaseBook, Leases, money_of
 from stillreel.jobs import marks
+from tests.api.background import eventually
 from tests.fleet.fake_world import FakeBook
 
 NOW = datetime.now(UTC)
@@ -259,3 +263,52 @@ def test_schedules_rest_without_an_account_and_run_with_one(client: SyncPrefectC
     finally:
         asyncio.run(set_all(active=False))
     assert schedules() == [False] * 3
+
+
+def test_something_is_first_once_on_all_machines(calls: PrefectCalls) -> None:
+    name = f"stillreel_test_{uuid4().hex}"
+    with prefect_calls() as others:
+        assert [PrefectBell(x).is_first(name) for x in (calls, others, calls)] == [
+            True,
+            False,
+            False,
+        ]
+
+
+def test_an_event_about_the_budget_reaches_prefect(calls: PrefectCalls) -> None:
+    money, installation = Money(30.0), uuid4().hex[:16]
+    said = tell_budget(
+        PrefectBell(calls), money, budget_usd=50.0, installation=installation, now=NOW
+    )
+    assert said == [50]
+    body = {"filter": {"event": {"name": ["stillreel.fleet.budget"]}}}
+
+    for attempt in eventually():
+        with attempt:
+            found = calls.ask("/events/filter", body)["events"]
+            named = [(x["resource"]["prefect.resource.name"], x["payload"]["level"]) for x in found]
+            assert (installation, 50) in named
+
+
+def test_what_videos_cost_is_read_from_drains_and_receipts(
+    client: SyncPrefectClient, calls: PrefectCalls
+) -> None:
+    book, before = RealBook(client, calls), {row.model: row for row in costs(months=1)[0]}
+    run_id = book.start()
+    assert book.book.claim(run_id, "g5", NOW)
+    asked = Asked(1, NOW + timedelta(hours=4), 0.5, NOW)
+    assert book.book.ask(run_id, asked, usd=0.0, reserved_usd=2.0, now=NOW)
+    made = client.create_flow_run_from_deployment(
+        client.read_deployment_by_name("generate-video/wan-2.2-g5").id, state=Running()
+    )
+    client.set_flow_run_state(made.id, Completed(), force=True)
+    labels = {marks.SETTLED: 1, marks.END: "completed", marks.USD: 0.02, marks.GPU_SECONDS: 90.0}
+    calls.patch(f"/flow_runs/{made.id}/labels", labels)
+    book.book.end(run_id, usd=0.25, videos=1, is_settled=True)
+    book.over(run_id)
+
+    (row,) = (row for row in costs(months=1)[0] if row.model == "wan-2.2")
+
+    assert "wan-2.2" not in before
+    assert (row.drains, row.videos, row.usd) == (1, 1, 0.25)
+    assert (row.gpu_seconds, row.gpu_usd) == (90.0, 0.02)
