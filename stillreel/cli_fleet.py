@@ -148,6 +148,31 @@ def destroy(
     print_rows([{"label": str(host.label), "gone": True} for host in gone], as_json)
 
 
+@fleet.command("resume")
+def resume(pool: Pool = "a100") -> None:
+    """Let drains of a pool rent again, after three hosts in a row did not come to work.
+
+    Look first why: at the image, at a host's log, at what the provider says. Needs PREFECT_API_URL.
+    """
+    prefect_settings()
+    from stillreel.fleet import flows
+
+    failed = flows.resume(pool)
+    say(f"drains of {pool} may rent; before, {failed} hosts in a row did not come to work")
+
+
+@fleet.command("quarantine")
+def quarantine(as_json: JsonFlag = False) -> None:
+    """List machines that are left out for a week, and owners of two or more of them.
+
+    Needs PREFECT_API_URL.
+    """
+    prefect_settings()
+    from stillreel.fleet import flows
+
+    print_rows(flows.quarantine(), as_json)
+
+
 @fleet.command("start")
 def start() -> None:
     """Start the EC2 instance that is kept (STILLREEL_EC2_KEPT_INSTANCE)."""

@@ -24,7 +24,7 @@ from stillreel.api.auth import Admin
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.services import Services, services_of
 from stillreel.errors import PrefectUnavailable, StillreelError
-from stillreel.fleet.leases import LONGEST, drains_since, lease_of, money_of, month_start
+from stillreel.fleet.leases import LOOK_BACK, drains_since, lease_of, money_of
 from stillreel.job import PRIORITIES, JobStatus, Stage
 from stillreel.jobs import marks
 from stillreel.jobs.reader import Receipt
@@ -269,7 +269,7 @@ async def _hosts(services: Services) -> dict[str, int]:
 
 async def _fleet_usd(services: Services) -> dict[str, float]:
     now, runs = datetime.now(UTC), list[dict[str, Any]]()
-    body = drains_since(month_start(now) - LONGEST)
+    body = drains_since(now - LOOK_BACK)
     while True:
         page = await services.api.ask(
             "/flow_runs/filter", body | {"limit": PAGE, "offset": len(runs)}

@@ -8,6 +8,9 @@ from datetime import timedelta
 from stillreel.fleet.ranking import Ranked
 
 BUDGET = "the month's budget allows it"
+CIRCUIT = "hosts come to work"
+BREAKS_AT = 3
+"""Hosts in a row that did not come to work: then none is rented until a person has looked."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Decision:
     lines: tuple[Line, ...]
 
     @property
+    def is_circuit_open(self) -> bool:
+        """Whether nothing is rented until a person has looked."""
+        return any(line.name == CIRCUIT and not line.holds for line in self.lines)
+
+    @property
     def is_over_budget(self) -> bool:
         """Whether a host would be rented if the month's budget allowed it."""
         return not self.rent and self.reason == _not(BUDGET)
@@ -81,11 +89,14 @@ def decide(
     reserve_usd: float,
     money: Money,
     now: bool = False,
+    failed_boots: int = 0,
+    pool: str = "",
 ) -> Decision:
     """Whether to rent the best offer.
 
     One of the three triggers must hold, and everything after them. `now`: a person asks, so one
-    waiting job is enough. `reserve_usd` is what the host costs if it lives to its deadline.
+    waiting job is enough. `failed_boots` hosts of `pool` in a row did not come to work, see
+    `circuit`. `reserve_usd` is what the host costs if it lives to its deadline.
     """
     soonest = waiting.soonest_deadline
     triggers = (
@@ -111,6 +122,12 @@ def decide(
     total = money.spent_usd + money.reserved_usd + reserve_usd
     needed = (
         Line(
+            CIRCUIT,
+            f"{failed_boots} in a row did not",
+            f"fewer than {BREAKS_AT}",
+            failed_boots < BREAKS_AT,
+        ),
+        Line(
             "an offer fits",
             "none" if best is None else _offer(best),
             "price cap and the model's need",
@@ -131,8 +148,18 @@ def decide(
         return Decision(False, "it does not pay yet", lines)
     for line in needed:
         if not line.holds:
-            return Decision(False, _not(line.name), lines)
+            is_circuit = line.name == CIRCUIT
+            reason = words(pool, failed_boots) if is_circuit else _not(line.name)
+            return Decision(False, reason, lines)
     return Decision(True, next(line.name for line in triggers if line.holds), lines)
+
+
+def words(pool: str, failed: int) -> str:
+    """What is wrong with a pool whose hosts do not come to work, and how it is rented for again."""
+    return (
+        f"{failed} hosts in a row did not come to work; look at the image, at the log of the last "
+        f"one and at what the provider says, then `stillreel fleet resume {pool}`"
+    )
 
 
 def _not(name: str) -> str:

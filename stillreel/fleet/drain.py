@@ -17,6 +17,7 @@ from stillreel.errors import (
     StillreelError,
 )
 from stillreel.fleet.backlog import Jobs
+from stillreel.fleet.circuit import FAILED, WORKED, failed_boots
 from stillreel.fleet.clock import Clock
 from stillreel.fleet.decision import Waiting, decide
 from stillreel.fleet.labels import Label, run_prefix
@@ -24,10 +25,11 @@ from stillreel.fleet.leases import (
     BEAT_SECONDS,
     LEASE,
     LONGEST,
+    LOOK_BACK,
     Asked,
     Lease,
     LeaseBook,
-    money_now,
+    money_of,
 )
 from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
@@ -79,7 +81,7 @@ class Drain:
         self._number = 0
         self._beat_at = clock.now()
         self._interruptible = limits.interruptible
-        self._failures = 0
+        self._failures, self._boots = 0, ""
         self._took_over = False
         self._unknown: list[Label] = []
         """Asked for, and no answer yet."""
@@ -121,7 +123,8 @@ class Drain:
 
     def _adopt(self, lease: Lease) -> None:
         """Go on with the hosts that an execution before this one has asked for."""
-        self._number, self.report.usd_before = lease.number, lease.usd
+        self._number, self._boots = lease.number, lease.boots
+        self.report.usd_before = lease.usd
         if not lease.hosts:
             return
         order, told_at = self._order, lease.beat_at or self._clock.now()
@@ -149,13 +152,17 @@ class Drain:
                     return
                 if self._failures >= FAILURES:
                     raise HostFailed(
-                        f"{self._failures} rented hosts did not come to work; the last one ended "
-                        f"as '{end}'. Look at the image and at what the provider says, then drain "
-                        "again"
+                        f"{self._failures} rented hosts of one drain failed; the last one ended "
+                        f"as '{end}'. Look at the image and at what the provider says; where none "
+                        f"of them came to work, `stillreel fleet resume {self._order.pool}` lets "
+                        "drains rent again"
                     )
                 if end:
                     self._wait_for_requeue()
                 if not self._rent_best():
+                    decision = self.report.decision
+                    if self._failures and decision and decision.is_circuit_open:
+                        raise HostFailed(decision.reason)
                     self.report.outcome = self.report.outcome or "not rented"
                     return
             self._look()
@@ -220,13 +227,17 @@ class Drain:
             at_most = self.report.usd_at_most(now)
             if choice:
                 at_most += life * choice.offer.usd_per_hour + usd_for_bytes(choice)
+            leases = self._book.since(now - LOOK_BACK)
+            closed_at = self._book.circuit_closed_at(self._order.pool)
             decision = decide(
                 waiting,
                 self._limits.rule,
                 best=choice,
                 reserve_usd=at_most,
-                money=money_now(self._book, but=run_id, now=now),
+                money=money_of(leases, but=run_id, now=now),
                 now=self._order.now or self._number > 0,
+                failed_boots=failed_boots(leases, self._order.pool, closed_at=closed_at),
+                pool=self._order.pool,
             )
             self.report.decision = decision
             log.info("%s", decision.explain())
@@ -283,6 +294,7 @@ class Drain:
             since,
             asked.until,
             asked.usd_for_bytes,
+            owner=host.owner if host else "",
         )
 
     # --- watching -------------------------------------------------------------------------------
@@ -354,8 +366,19 @@ class Drain:
             self._interruptible = False
         elif end not in ENOUGH:
             self._failures += 1
-            if stay.machine:
-                self._book.quarantine(self._order.run_id, stay.label.number, stay.machine)
+        try:
+            self._note_end(stay, end)
+        except (PrefectUnavailable, PrefectRefused) as exc:
+            log.warning("how %s ended is not written down: %s", stay.label, exc.message)
+
+    def _note_end(self, stay: Stay, end: End) -> None:
+        """What later drains need to know of this host: does its machine do, did it come to work."""
+        run_id, is_bad = self._order.run_id, end in (End.LOST, End.NEVER_READY)
+        if is_bad and stay.machine:
+            self._book.quarantine(run_id, stay.label.number, stay.machine, stay.owner)
+        if is_bad or stay.ready_at:
+            self._boots += WORKED if stay.ready_at else FAILED
+            self._book.booted(run_id, self._boots)
 
     def _give_back_leaving(self) -> None:
         """Destroy what is to go, one try each. Raises HostUndestroyed after many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stillreel.deploy import read_plan
 from stillreel.errors import (
@@ -17,12 +17,13 @@ from stillreel.errors import (
 from stillreel.fleet import alerts
 from stillreel.fleet.backlog import Backlog, read_videos
 from stillreel.fleet.calls import prefect_calls
+from stillreel.fleet.circuit import failed_boots
 from stillreel.fleet.clock import RealClock
 from stillreel.fleet.costs import Cost, costs_of
 from stillreel.fleet.decision import Decision, Money, decide
 from stillreel.fleet.drain import Drain
 from stillreel.fleet.labels import installation_prefix
-from stillreel.fleet.leases import Leases, money_now, month_start
+from stillreel.fleet.leases import LOOK_BACK, QUARANTINE, Leases, money_of, month_start
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
 from stillreel.fleet.orders import (
@@ -87,15 +88,17 @@ def explain(settings: Settings, *, pool: str, now: bool) -> Decision:
                 quarantined=quarantined(book, at),
                 interruptible=limits.interruptible,
             )
-        best = ranked[0] if ranked else None
+        best, leases = ranked[0] if ranked else None, book.since(at - LOOK_BACK)
         hours = limits.life.total_seconds() / 3600
         return decide(
             waiting,
             limits.rule,
             best=best,
             reserve_usd=hours * best.offer.usd_per_hour + usd_for_bytes(best) if best else 0.0,
-            money=money_now(book, but="", now=at),
+            money=money_of(leases, but="", now=at),
             now=now,
+            failed_boots=failed_boots(leases, pool, closed_at=book.circuit_closed_at(pool)),
+            pool=pool,
         )
 
 
@@ -137,7 +140,8 @@ def costs(*, months: int) -> tuple[list[Cost], Money]:
         book = Leases(calls)
         leases = book.since(first)
         jobs = read_videos(calls, first) if leases else []
-        return costs_of(leases, jobs, models_of_pools(), now=now), money_now(book, but="", now=now)
+        rows = costs_of(leases, jobs, models_of_pools(), now=now)
+        return rows, money_of(book.since(now - LOOK_BACK), but="", now=now)
 
 
 def tell_budget(settings: Settings, *, is_used_up: bool = False) -> list[int]:
@@ -150,7 +154,7 @@ def tell_budget(settings: Settings, *, is_used_up: bool = False) -> list[int]:
         with prefect_calls() as calls:
             return alerts.tell_budget(
                 alerts.PrefectBell(calls),
-                money_now(Leases(calls), but="", now=now),
+                money_of(Leases(calls).since(now - LOOK_BACK), but="", now=now),
                 budget_usd=fleet.month_budget_usd,
                 installation=fleet.installation,
                 now=now,
@@ -159,6 +163,36 @@ def tell_budget(settings: Settings, *, is_used_up: bool = False) -> list[int]:
     except (PrefectUnavailable, PrefectRefused) as exc:
         log.warning("the month's budget was not looked at: %s", exc.message)
         return []
+
+
+def resume(pool: str) -> int:
+    """Let drains of this pool rent again; gives how many hosts in a row had failed.
+
+    Raises RequestRejected, PrefectUnavailable, PrefectRefused.
+    """
+    model_of(pool)
+    now = RealClock().now()
+    with prefect_calls() as calls:
+        book = Leases(calls)
+        closed_at = book.circuit_closed_at(pool)
+        failed = failed_boots(book.since(now - LOOK_BACK), pool, closed_at=closed_at)
+        book.close_circuit(pool, now)
+    return failed
+
+
+def quarantine() -> list[dict[str, Any]]:
+    """The machines and owners that are left out now. Raises PrefectUnavailable, PrefectRefused."""
+    now = RealClock().now()
+    with prefect_calls() as calls:
+        book = Leases(calls)
+        out = quarantined(book, now)
+        rows: dict[str, dict[str, Any]] = {}
+        for lease in book.since(now - QUARANTINE):
+            until = (lease.started_at or now) + QUARANTINE
+            told = {"pool": lease.pool, "until": until.isoformat(timespec="minutes")}
+            names = {*lease.bad_machines, *(owner for _, owner in lease.bad_owners)}
+            rows |= {name: {"what": name, **told} for name in sorted(names & out)}
+    return list(rows.values())
 
 
 def hosts(settings: Settings) -> list[Host]:

@@ -26,6 +26,8 @@ LEASE = timedelta(minutes=10)
 QUARANTINE = timedelta(days=7)
 LONGEST = timedelta(days=3)
 """No drain that began earlier can still have a host."""
+LOOK_BACK = timedelta(days=35)
+"""Drains since then tell what this month costs, and whether hosts come to work."""
 
 POOL = "stillreel.drain.pool"
 NUMBER = "stillreel.drain.number"
@@ -44,6 +46,10 @@ USD = "stillreel.drain.usd"
 VIDEOS = "stillreel.drain.videos"
 BAD = "stillreel.drain.bad."
 """+ a number: a machine that did not come to work."""
+BAD_OWNER = "stillreel.drain.bad_owner."
+"""+ the same number: whose machine that is."""
+BOOTS = "stillreel.drain.boots"
+"""A character for each host: whether it came to work, see `circuit`."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,9 @@ class Lease:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     execution: str = ""
+    boots: str = ""
+    bad_owners: tuple[tuple[str, str], ...] = ()
+    """Bad machines whose owner is known, and that owner."""
     videos: int | None = None
 
     def lives(self, now: datetime) -> bool:
@@ -136,6 +145,12 @@ def lease_of(run: Mapping[str, Any]) -> Lease:
         started_at=_time(run.get("start_time")),
         ended_at=_time(run.get("end_time")),
         execution=str(labels.get(EXECUTION) or ""),
+        boots=str(labels.get(BOOTS) or ""),
+        bad_owners=tuple(
+            (str(labels.get(BAD + name.removeprefix(BAD_OWNER))), str(owner))
+            for name, owner in sorted(labels.items())
+            if name.startswith(BAD_OWNER)
+        ),
         videos=None if videos is None else int(videos),
     )
 
@@ -153,11 +168,6 @@ def money_of(leases: Collection[Lease], *, but: str, now: datetime) -> Money:
     return Money(sum(lease.usd for lease in here), reserved)
 
 
-def money_now(book: LeaseBook, *, but: str, now: datetime) -> Money:
-    """The same for all drains that there are. Raises PrefectUnavailable, PrefectRefused."""
-    return money_of(book.since(month_start(now) - LONGEST), but=but, now=now)
-
-
 class LeaseBook(Protocol):
     """What a drain writes down of itself, and reads of the others. See `Leases`."""
 
@@ -169,7 +179,10 @@ class LeaseBook(Protocol):
     def beat(self, run_id: str, *, usd: float, reserved_usd: float, now: datetime) -> bool: ...
     def gone(self, run_id: str, number: int) -> None: ...
     def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None: ...
-    def quarantine(self, run_id: str, number: int, machine: str) -> None: ...
+    def quarantine(self, run_id: str, number: int, machine: str, owner: str = "") -> None: ...
+    def booted(self, run_id: str, boots: str) -> None: ...
+    def circuit_closed_at(self, pool: str) -> datetime | None: ...
+    def close_circuit(self, pool: str, now: datetime) -> None: ...
     def read(self, run_ids: Collection[str]) -> Mapping[str, Lease]: ...
     def since(self, at: datetime) -> Collection[Lease]: ...
 
@@ -246,9 +259,22 @@ class Leases:
         settled: Json = {RESERVED: 0.0} if is_settled else {}
         self._write(run_id, {USD: usd, VIDEOS: videos, BEAT: "", **settled})
 
-    def quarantine(self, run_id: str, number: int, machine: str) -> None:
-        """Rent this machine no more for a while."""
-        self._write(run_id, {f"{BAD}{number}": machine})
+    def quarantine(self, run_id: str, number: int, machine: str, owner: str = "") -> None:
+        """Rent this machine no more for a while; of an owner with several, none."""
+        of_owner: Json = {f"{BAD_OWNER}{number}": owner} if owner else {}
+        self._write(run_id, {f"{BAD}{number}": machine, **of_owner})
+
+    def booted(self, run_id: str, boots: str) -> None:
+        """Note which hosts of this drain came to work, see `circuit`."""
+        self._write(run_id, {BOOTS: boots})
+
+    def circuit_closed_at(self, pool: str) -> datetime | None:
+        """When a person last closed the circuit of this pool."""
+        return _time(self._calls.read_variable(f"stillreel_circuit_{_word(pool)}"))
+
+    def close_circuit(self, pool: str, now: datetime) -> None:
+        """Hosts of this pool that failed until now count no more."""
+        self._calls.write_variable(f"stillreel_circuit_{_word(pool)}", now.isoformat())
 
     def read(self, run_ids: Collection[str]) -> dict[str, Lease]:
         """The leases of these runs, by run; those that are not there are left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 
@@ -10,6 +11,8 @@ from stillreel.fleet.limits import Limits
 from stillreel.fleet.provider import Need, Provider
 from stillreel.fleet.ranking import Batch, Ranked, rank
 
+BAD_OWNER = 2
+"""Machines of one owner that failed, after which none of that owner is rented."""
 GB_A_JOB = 0.03
 """Images, latents, video: what one job moves, at most and roughly."""
 
@@ -48,8 +51,12 @@ def rank_now(
 
 
 def quarantined(book: LeaseBook, now: datetime) -> set[str]:
-    """The machines that failed lately."""
-    return {machine for lease in book.since(now - QUARANTINE) for machine in lease.bad_machines}
+    """The machines that failed lately, and the owners of two or more of them."""
+    machines: dict[str, str] = {}
+    for lease in book.since(now - QUARANTINE):
+        machines |= dict.fromkeys(lease.bad_machines, "") | dict(lease.bad_owners)
+    owners = Counter(owner for owner in machines.values() if owner)
+    return {*machines, *(owner for owner, count in owners.items() if count >= BAD_OWNER)}
 
 
 def usd_for_bytes(choice: Ranked) -> float:

@@ -44,6 +44,7 @@ class Stay:
     ready_at: datetime | None = None
     until: datetime | None = None
     end: End | None = None
+    owner: str = ""
 
     def hours(self, now: datetime) -> float:
         """So far, or in all."""

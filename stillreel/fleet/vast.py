@@ -92,6 +92,7 @@ class Vast:
                 HostState.BOOTING,
                 offer.usd_per_hour,
                 offer.machine,
+                owner=offer.owner,
             )
         # An error may have made a stopped machine (a bid too low), and says so or not.
         if made or response.is_success or response.status_code >= 500:
@@ -208,6 +209,7 @@ def offer_of(row: Mapping[str, Any], need: Need, *, interruptible: bool) -> Offe
         provider="vast",
         usd_per_hour=bid + disk if interruptible else _number(row, "dph_total"),
         machine=f"vast/{row['machine_id']}" if row.get("machine_id") else "",
+        owner=f"vast/owner/{row['host_id']}" if row.get("host_id") else "",
         gpu_name=str(row.get("gpu_name") or ""),
         gpu_count=int(_number(row, "num_gpus", 1)),
         gpu_gb=_number(row, "gpu_ram") / 1000,
@@ -237,6 +239,7 @@ def host_of(row: Mapping[str, Any]) -> Host | None:
         state=state_of(row),
         usd_per_hour=_number(row, "dph_total"),
         machine=f"vast/{row['machine_id']}" if row.get("machine_id") else "",
+        owner=f"vast/owner/{row['host_id']}" if row.get("host_id") else "",
         created_at=datetime.fromtimestamp(float(started), UTC) if started else None,
         note=str(row.get("status_msg") or "")[:200],
     )

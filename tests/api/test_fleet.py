@@ -128,6 +128,14 @@ def test_what_was_written_down_is_read_again(runs: Any) -> None:
     assert (lease.usd_per_hour, lease.reserved_usd, lease.usd) == (0.6, 2.64, 0.25)
     assert lease.bad_machines == ("vast/13",)
     assert lease.hosts == (three,)
+    book.quarantine(run_id, 3, "vast/14", "vast/owner/7")
+    book.booted(run_id, "-+-")
+    lease = book.read([run_id])[run_id]
+    assert (lease.bad_machines, lease.bad_owners) == (
+        ("vast/13", "vast/14"),
+        (("vast/14", "vast/owner/7"),),
+    )
+    assert lease.boots == "-+-"
     money = money_of([lease], but="", now=NOW)
     assert money.spent_usd == 0.25
     assert money.reserved_usd == pytest.approx(2.39)
@@ -189,6 +197,15 @@ def test_what_a_drain_of_the_version_before_wrote_is_read(
     assert lease.hosts == (Asked(2, until, 0.6),)
     assert (lease.number, lease.bad_machines, lease.videos) == (2, ("vast/5",), None)
     assert book.book.beat(run_id, usd=0.4, reserved_usd=2.64, now=NOW)
+
+
+def test_a_circuit_is_closed_and_closed_again(runs: Any) -> None:
+    pool = pool_of()
+    assert runs.book.circuit_closed_at(pool) is None
+    for at in (NOW, NOW + MINUTE):
+        runs.book.close_circuit(pool, at)
+        assert runs.book.circuit_closed_at(pool) == at
+    assert runs.book.circuit_closed_at(pool_of()) is None
 
 
 def test_nothing_is_asked_for_nothing(runs: Any) -> None:

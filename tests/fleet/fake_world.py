@@ -219,6 +219,7 @@ class FakeProvider:
             offer.usd_per_hour,
             offer.machine,
             self.world.at,
+            owner=offer.owner,
         )
         seconds = self.boots.get(offer.id, self.world.boots_in)
         self.world.hosts.append(
@@ -274,6 +275,7 @@ class FakeBook:
     leases: dict[str, Lease] = field(default_factory=dict)
     away: Callable[[], bool] = lambda: False
     execution: str = field(default_factory=lambda: uuid4().hex)
+    closed: dict[str, datetime] = field(default_factory=dict[str, datetime])
     deciders: list[str] = field(default_factory=list)
     """Who holds the lock of the budget; one at most."""
 
@@ -344,10 +346,24 @@ class FakeBook:
         if is_settled:
             self.change(run_id, reserved_usd=0.0)
 
-    def quarantine(self, run_id: str, number: int, machine: str) -> None:
+    def quarantine(self, run_id: str, number: int, machine: str, owner: str = "") -> None:
         self._reach()
-        bad = self.leases[run_id].bad_machines
-        self.change(run_id, bad_machines=(*bad, machine))
+        lease = self.leases[run_id]
+        self.change(run_id, bad_machines=(*lease.bad_machines, machine))
+        if owner:
+            self.change(run_id, bad_owners=(*lease.bad_owners, (machine, owner)))
+
+    def booted(self, run_id: str, boots: str) -> None:
+        self._reach()
+        self.change(run_id, boots=boots)
+
+    def circuit_closed_at(self, pool: str) -> datetime | None:
+        self._reach()
+        return self.closed.get(pool)
+
+    def close_circuit(self, pool: str, now: datetime) -> None:
+        self._reach()
+        self.closed[pool] = now
 
     def read(self, run_ids: Collection[str]) -> dict[str, Lease]:
         self._reach()

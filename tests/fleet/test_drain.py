@@ -263,6 +263,70 @@ def test_three_hosts_that_never_work_are_enough() -> None:
     assert it.book.leases[RUN].bad_machines == ("m1", "m2", "m3")
 
 
+def next_drain(it: Setup) -> Drain:
+    """The drain of an hour later; that before is over."""
+    for run_id in it.book.leases:
+        it.book.change(run_id, is_over=True, is_running=False)
+    it.world.at += HOUR
+    run_id = str(uuid4())
+    it.book.start(run_id, started_at=it.world.at)
+    return it.drain(run_id)
+
+
+def test_the_circuit_stays_open_until_a_person_closes_it() -> None:
+    it = Setup(12, boots_in=1e9)
+    with pytest.raises(HostFailed, match="stillreel fleet resume a100"):
+        next_drain(it).run()
+    it.world.boots_in = 300.0
+    for _ in range(3):
+        report = next_drain(it).run()
+        assert report.outcome == "not rented"
+        assert report.decision
+        assert "stillreel fleet resume a100" in report.decision.reason
+        assert "no   hosts come to work" in report.decision.explain()
+    assert len(it.provider.creates) == 3
+    it.book.close_circuit("a100", it.world.at)
+    assert next_drain(it).run().outcome == End.DRAINED
+
+
+def test_failed_boots_are_counted_across_drains_and_a_host_that_works_ends_the_row() -> None:
+    it = Setup(12)
+    it.provider.boots = {"1": 1e9, "2": 1e9, "4": 1e9, "5": 1e9}
+    assert next_drain(it).run().outcome == End.DRAINED  # the third machine works
+    assert [lease.boots for lease in it.book.leases.values()] == ["--+"]
+    it.provider.on_offer = [OFFERS[3]]  # 4
+    it.world.waiting_jobs = 12
+    assert next_drain(it).run().outcome == End.NEVER_READY
+    it.provider.on_offer = [OFFERS[4]]  # 5
+    assert next_drain(it).run().outcome == End.NEVER_READY
+    it.provider.on_offer, it.world.boots_in = [OFFERS[5]], 1e9
+    with pytest.raises(HostFailed, match="3 hosts in a row"):
+        next_drain(it).run()
+    assert it.world.living() == []
+
+
+def test_other_pools_rent_while_one_does_not() -> None:
+    it = Setup(12)
+    it.book.start(str(uuid4()), pool="g5", boots="---", is_over=True, started_at=START)
+    assert next_drain(it).run().outcome == End.DRAINED
+
+
+def test_an_owner_of_two_bad_machines_is_left_out_with_the_rest() -> None:
+    it = Setup(12)
+    owners = ["o1", "o1", "o2", "o1"]
+    it.provider.on_offer = [
+        replace(offer, owner=f"vast/owner/{owner}")
+        for offer, owner in zip(OFFERS, owners, strict=False)
+    ]
+    it.provider.boots = {"1": 1e9, "2": 1e9}
+    assert [stay.machine for stay in next_drain(it).run().stays] == ["m1", "m2", "m3"]
+    it.provider.on_offer = it.provider.on_offer[3:]
+    it.world.waiting_jobs = 12
+    assert next_drain(it).run().outcome == "not rented"
+    it.world.at += timedelta(days=8)
+    assert next_drain(it).run().outcome == End.DRAINED
+
+
 @pytest.mark.parametrize("state", [HostState.LOST, HostState.STOPPED])
 def test_a_host_that_is_lost_at_work_is_replaced_and_no_job_with_it(state: HostState) -> None:
     it = Setup(12)
