@@ -81,6 +81,17 @@ class Decision:
         return "\n".join([*rows, f"=> {'rent' if self.rent else 'do not rent'}: {self.reason}"])
 
 
+@dataclass(frozen=True)
+class Crew:
+    """The hosts that a drain has, and the work that is open for them."""
+
+    hosts: int
+    work_hours: float
+    """Of all that is open."""
+    hours_each: float
+    """With more than this for each, another host is rented."""
+
+
 def decide(
     waiting: Waiting,
     rule: Rule,
@@ -91,34 +102,16 @@ def decide(
     now: bool = False,
     failed_boots: int = 0,
     pool: str = "",
+    crew: Crew | None = None,
 ) -> Decision:
     """Whether to rent the best offer.
 
-    One of the three triggers must hold, and everything after them. `now`: a person asks, so one
-    waiting job is enough. `failed_boots` hosts of `pool` in a row did not come to work, see
-    `circuit`. `reserve_usd` is what the host costs if it lives to its deadline.
+    One of the triggers must hold, and everything after them. `now`: a person asks, so one waiting
+    job is enough. `failed_boots` hosts of `pool` in a row did not come to work, see `circuit`.
+    `reserve_usd` is what the drain costs if its hosts live to their deadlines. `crew`: the drain
+    has hosts, and asks for another.
     """
-    soonest = waiting.soonest_deadline
-    triggers = (
-        Line(
-            "enough jobs wait",
-            str(waiting.count),
-            "1, asked for by a person" if now else f"{rule.threshold} or more",
-            waiting.count >= (1 if now else rule.threshold),
-        ),
-        Line(
-            "the oldest waits long",
-            _hours(waiting.oldest) if waiting.count else "none waits",
-            f"{_hours(rule.oldest)} or more",
-            waiting.count > 0 and waiting.oldest >= rule.oldest,
-        ),
-        Line(
-            "a deadline is near",
-            "none" if soonest is None else f"in {_hours(soonest)}",
-            f"{_hours(rule.deadline)} or less",
-            waiting.count > 0 and soonest is not None and soonest <= rule.deadline,
-        ),
-    )
+    triggers = _triggers(waiting, rule, now=now, crew=crew)
     total = money.spent_usd + money.reserved_usd + reserve_usd
     needed = (
         Line(
@@ -152,6 +145,47 @@ def decide(
             reason = words(pool, failed_boots) if is_circuit else _not(line.name)
             return Decision(False, reason, lines)
     return Decision(True, next(line.name for line in triggers if line.holds), lines)
+
+
+def is_triggered(
+    waiting: Waiting, rule: Rule, *, now: bool = False, crew: Crew | None = None
+) -> bool:
+    """Whether an offer is to be looked for at all; providers count searches."""
+    return waiting.count > 0 and any(x.holds for x in _triggers(waiting, rule, now=now, crew=crew))
+
+
+def _triggers(waiting: Waiting, rule: Rule, *, now: bool, crew: Crew | None) -> tuple[Line, ...]:
+    if crew:
+        each = crew.work_hours / crew.hosts
+        return (
+            Line(
+                "the hosts need long",
+                f"{each:.1f} h of work for each of {crew.hosts}",
+                f"more than {crew.hours_each:.1f} h",
+                each > crew.hours_each,
+            ),
+        )
+    soonest = waiting.soonest_deadline
+    return (
+        Line(
+            "enough jobs wait",
+            str(waiting.count),
+            "1, asked for by a person" if now else f"{rule.threshold} or more",
+            waiting.count >= (1 if now else rule.threshold),
+        ),
+        Line(
+            "the oldest waits long",
+            _hours(waiting.oldest) if waiting.count else "none waits",
+            f"{_hours(rule.oldest)} or more",
+            waiting.count > 0 and waiting.oldest >= rule.oldest,
+        ),
+        Line(
+            "a deadline is near",
+            "none" if soonest is None else f"in {_hours(soonest)}",
+            f"{_hours(rule.deadline)} or less",
+            waiting.count > 0 and soonest is not None and soonest <= rule.deadline,
+        ),
+    )
 
 
 def words(pool: str, failed: int) -> str:

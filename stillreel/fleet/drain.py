@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from stillreel.errors import (
     HostFailed,
-    LeaseLost,
     LeaseTaken,
     OfferGone,
     PrefectRefused,
@@ -17,13 +16,12 @@ from stillreel.errors import (
     StillreelError,
 )
 from stillreel.fleet.backlog import Jobs
-from stillreel.fleet.circuit import FAILED, WORKED, failed_boots
+from stillreel.fleet.circuit import failed_boots
 from stillreel.fleet.clock import Clock
-from stillreel.fleet.decision import Waiting, decide
+from stillreel.fleet.decision import Crew, Waiting, decide, is_triggered
+from stillreel.fleet.holding import Holding
 from stillreel.fleet.labels import Label, run_prefix
 from stillreel.fleet.leases import (
-    BEAT_SECONDS,
-    LEASE,
     LONGEST,
     LOOK_BACK,
     Asked,
@@ -51,6 +49,8 @@ POLL_SECONDS = 15.0
 """Vast.ai wants no more than one look in about ten seconds."""
 REQUEUE = timedelta(minutes=5)
 """Jobs of a host that was lost wait again after this time at most."""
+GROW = timedelta(minutes=5)
+"""So often it is asked whether another host pays."""
 FAILURES = 3
 """Hosts of one drain that may fail before it gives up."""
 OFFERS_TRIED = 5
@@ -78,10 +78,9 @@ class Drain:
         self._provider, self._jobs, self._book, self._clock = provider, jobs, book, clock
         self._is_handed_over = is_handed_over
         self._prefix = run_prefix(order.installation, order.run_id)
-        self._number = 0
-        self._beat_at = clock.now()
         self._interruptible = limits.interruptible
-        self._failures, self._boots = 0, ""
+        self._failures = 0
+        self._grew_at = clock.now()
         self._took_over = False
         self._unknown: list[Label] = []
         """Asked for, and no answer yet."""
@@ -90,6 +89,7 @@ class Drain:
         self._leaving: dict[Label, tuple[Watch, datetime]] = {}
         """Those that are being given back, and since when."""
         self.report = Report(order.pool, clock.now())
+        self._holding = Holding(order, book, clock, self.report)
 
     def run(self) -> Report:
         """Drain, and return when no host of this drain is left.
@@ -123,8 +123,7 @@ class Drain:
 
     def _adopt(self, lease: Lease) -> None:
         """Go on with the hosts that an execution before this one has asked for."""
-        self._number, self._boots = lease.number, lease.boots
-        self.report.usd_before = lease.usd
+        self._holding.go_on(lease)
         if not lease.hosts:
             return
         order, told_at = self._order, lease.beat_at or self._clock.now()
@@ -172,32 +171,54 @@ class Drain:
                     self._dismiss(watch, found)
             self._give_back_leaving()
             if self._watches or self._leaving:
+                self._grow()
                 self._clock.sleep(POLL_SECONDS)
+
+    def _grow(self) -> None:
+        """Every few minutes, rent another host where those that work need long."""
+        now = self._clock.now()
+        is_full = not 0 < len(self._watches) < self._limits.hosts or self._leaving
+        if is_full or self._failures or now - self._grew_at < GROW:
+            return
+        self._grew_at = now
+        try:
+            self._rent_best()
+        except (HostFailed, ProviderUnavailable, PrefectUnavailable, PrefectRefused) as exc:
+            log.warning("no other host now: %s", exc.message)  # those that there are go on
 
     def _rent_best(self) -> bool:
         """Rent one host, the best for what waits, if the rule says so."""
-        now = self._clock.now()
-        self._beat(now)
-        waiting = self._jobs.waiting(now)
-        self.report.waiting.append((now, waiting.count + self._jobs.working()))
-        ranked = self._ranked(waiting)
+        now, limits = self._clock.now(), self._limits
+        self._holding.beat()
+        waiting, working = self._jobs.waiting(now), self._jobs.working()
+        self.report.waiting.append((now, waiting.count + working))
+        crew = None
+        if self._watches:
+            work_hours = (waiting.count + working) * self._order.seconds_per_job / 3600
+            crew = Crew(len(self._watches), work_hours, limits.work_hours)
+        ranked: list[Ranked] = []
+        if is_triggered(waiting, limits.rule, now=self._is_asked, crew=crew):
+            self._take_over()
+            ranked = self._ranked(max(1, waiting.count // (1 + len(self._watches))))
         for choice in ranked[:OFFERS_TRIED] or (None,):
-            asked = self._ask(waiting, choice)
+            asked = self._ask(waiting, choice, crew)
             if asked is None or choice is None:
                 return False
             if self._create(choice, asked):
                 return True
         raise HostFailed("none of the best offers was to be had; a later drain may succeed")
 
-    def _ranked(self, waiting: Waiting) -> list[Ranked]:
-        if not waiting.count:
-            return []
-        self._take_over()
+    @property
+    def _is_asked(self) -> bool:
+        """Whether one job is enough: a person asks, or this drain has begun what it is to end."""
+        return self._order.now or self._holding.number > 0
+
+    def _ranked(self, jobs: int) -> list[Ranked]:
         return rank_now(
             self._provider,
             self._order.need,
             self._limits,
-            jobs=waiting.count,
+            jobs=jobs,
             seconds_per_job=self._order.seconds_per_job,
             quarantined=quarantined(self._book, self._clock.now()),
             interruptible=self._interruptible,
@@ -213,10 +234,10 @@ class Drain:
             if is_dead and lease.run_id != order.run_id:
                 log.info("the drain %s is dead; its hosts are given back", lease.run_id)
                 prefix = run_prefix(order.installation, lease.run_id)
-                sweep(self._provider, prefix, clock=self._clock, meanwhile=self._beat_now)
+                sweep(self._provider, prefix, clock=self._clock, meanwhile=self._holding.beat)
         self._took_over = True
 
-    def _ask(self, waiting: Waiting, choice: Ranked | None) -> Asked | None:
+    def _ask(self, waiting: Waiting, choice: Ranked | None, crew: Crew | None) -> Asked | None:
         """Decide about this offer, and write down what is asked for; None when the rule says no.
 
         One drain at a time, or each would spend what is left of the budget.
@@ -235,22 +256,24 @@ class Drain:
                 best=choice,
                 reserve_usd=at_most,
                 money=money_of(leases, but=run_id, now=now),
-                now=self._order.now or self._number > 0,
+                now=self._is_asked,
+                crew=crew,
                 failed_boots=failed_boots(leases, self._order.pool, closed_at=closed_at),
                 pool=self._order.pool,
             )
-            self.report.decision = decision
+            if not crew:
+                self.report.decision = decision
             log.info("%s", decision.explain())
             if not decision.rent or not choice:
                 return None
-            self._number += 1
-            price = choice.offer.usd_per_hour
-            until, for_bytes = now + self._limits.life, usd_for_bytes(choice)
-            asked = Asked(self._number, until, price, now, for_bytes)
-            usd = self.report.usd(now)
-            if not self._book.ask(run_id, asked, usd=usd, reserved_usd=at_most, now=now):
-                raise LeaseLost
-        self._beat_at = now
+            asked = Asked(
+                self._holding.number + 1,
+                now + self._limits.life,
+                choice.offer.usd_per_hour,
+                now,
+                usd_for_bytes(choice),
+            )
+            self._holding.ask(asked, at_most_usd=at_most, now=now)
         return asked
 
     def _create(self, choice: Ranked, asked: Asked) -> bool:
@@ -276,7 +299,7 @@ class Drain:
             self._clock.sleep(POLL_SECONDS)
         self._unknown.remove(label)
         if host is None:  # one that appears later is given up, and reaped
-            self._note_gone(label)
+            self._holding.note_gone(label)
             return False
         log.info("rented %s: %s %s", label, host.provider, host.id)
         stay = self._stay(label, asked, host)
@@ -302,51 +325,33 @@ class Drain:
     def _look(self) -> None:
         """See what the provider and Prefect say, and that the lease is ours."""
         now = self._clock.now()
-        self._beat(now)
+        self._holding.beat()
         for watch in self._watches:
             try:
-                watch.see_host(self._provider.get(watch.host.id))
+                host = self._provider.get(watch.host.id)
             except ProviderUnavailable as exc:
                 log.warning("the provider: %s", exc.message)
+            else:
+                watch.see_host(now, host, is_alone=len(self._watches) == 1)
         try:
-            open_ = self._jobs.waiting(now).count + self._jobs.working()
+            waiting = self._jobs.waiting(now).count
+            open_ = waiting + self._jobs.working()
             ended = self._jobs.ended(self.report.started_at)
             online = {x.stay.label: self._jobs.is_online(str(x.stay.label)) for x in self._watches}
         except (PrefectUnavailable, PrefectRefused) as exc:
             log.warning("Prefect: %s", exc.message)
             return
         for watch in self._watches:
-            watch.see_jobs(now, open_=open_, ended=ended, online=online[watch.stay.label])
+            is_online = online[watch.stay.label]
+            watch.see_jobs(now, waiting=waiting, open_=open_, ended=ended, online=is_online)
         self.report.waiting.append((now, open_))
         self.report.videos, self.report.failed = ended.videos, ended.failed
-
-    def _beat(self, now: datetime) -> None:
-        """Keep the lease; raise LeaseLost when it is lost."""
-        silent = now - self._beat_at
-        if silent.total_seconds() < BEAT_SECONDS:
-            return
-        order = self._order
-        usd, at_most = self.report.usd(now), self.report.usd_at_most(now)
-        try:
-            ours = self._book.beat(order.run_id, usd=usd, reserved_usd=at_most, now=now)
-            if ours and silent > LEASE:  # this process stood still, and another drain may live now
-                ours = self._book.claim(order.run_id, order.pool, now) is not None
-        except (PrefectUnavailable, PrefectRefused) as exc:
-            if silent > LEASE:
-                raise LeaseLost from exc
-            return
-        if not ours:
-            raise LeaseLost
-        self._beat_at = now
-
-    def _beat_now(self) -> None:
-        self._beat(self._clock.now())
 
     def _wait_for_requeue(self) -> None:
         """Give the keeper its time to have the jobs of a lost host wait again."""
         until = self._clock.now() + REQUEUE
         while self._clock.now() < until:
-            self._beat_now()
+            self._holding.beat()
             try:
                 if self._jobs.waiting(self._clock.now()).count or not self._jobs.working():
                     return
@@ -366,19 +371,7 @@ class Drain:
             self._interruptible = False
         elif end not in ENOUGH:
             self._failures += 1
-        try:
-            self._note_end(stay, end)
-        except (PrefectUnavailable, PrefectRefused) as exc:
-            log.warning("how %s ended is not written down: %s", stay.label, exc.message)
-
-    def _note_end(self, stay: Stay, end: End) -> None:
-        """What later drains need to know of this host: does its machine do, did it come to work."""
-        run_id, is_bad = self._order.run_id, end in (End.LOST, End.NEVER_READY)
-        if is_bad and stay.machine:
-            self._book.quarantine(run_id, stay.label.number, stay.machine, stay.owner)
-        if is_bad or stay.ready_at:
-            self._boots += WORKED if stay.ready_at else FAILED
-            self._book.booted(run_id, self._boots)
+        self._holding.note_end(stay, end)
 
     def _give_back_leaving(self) -> None:
         """Destroy what is to go, one try each. Raises HostUndestroyed after many."""
@@ -386,53 +379,27 @@ class Drain:
             if is_given_back(self._provider, watch.host):
                 del self._leaving[label]
                 watch.stay.until = self._clock.now()
-                self._note_gone(label)
+                self._holding.note_gone(label)
             elif (self._clock.now() - since).total_seconds() >= DESTROY_SECONDS:
                 raise undestroyed(watch.host)
-
-    def _note_gone(self, label: Label) -> None:
-        try:
-            self._book.gone(self._order.run_id, label.number)
-        except (PrefectUnavailable, PrefectRefused) as exc:
-            log.warning("that %s is gone is not written down: %s", label, exc.message)
 
     def _clear_up(self) -> None:
         """Have no host of this drain left, by our own list and by the provider's."""
         failed: list[StillreelError] = []
-        watches = [*self._watches, *(watch for watch, _ in self._leaving.values())]
-        for watch in watches:
+        provider, clock, beat = self._provider, self._clock, self._holding.beat_quietly
+        for watch in [*self._watches, *(watch for watch, _ in self._leaving.values())]:
             try:
                 watch.stay.end = watch.stay.end or End.ENDED_EARLY
-                give_back(
-                    self._provider, watch.host, clock=self._clock, meanwhile=self._beat_quietly
-                )
-                watch.stay.until = self._clock.now()
+                give_back(provider, watch.host, clock=clock, meanwhile=beat)
+                watch.stay.until = clock.now()
             except StillreelError as exc:
                 failed.append(exc)
         try:
-            if self._number:
-                find(self._provider, self._unknown, clock=self._clock)  # until it would be listed
-                sweep(self._provider, self._prefix, clock=self._clock, meanwhile=self._beat_quietly)
+            if self._holding.number:
+                find(provider, self._unknown, clock=clock)  # until it would be listed
+                sweep(provider, self._prefix, clock=clock, meanwhile=beat)
         except StillreelError as exc:
             failed.append(exc)
-        self._write_end(is_settled=not failed)
+        self._holding.end(self._jobs, is_settled=not failed)
         if failed:
             raise failed[0]
-
-    def _write_end(self, *, is_settled: bool) -> None:
-        report, run_id = self.report, self._order.run_id
-        try:
-            if report.stays:
-                ended = self._jobs.ended(report.started_at)
-                report.videos, report.failed = ended.videos, ended.failed
-            usd = report.usd(self._clock.now())
-            self._book.end(run_id, usd=usd, videos=report.videos, is_settled=is_settled)
-        except (PrefectUnavailable, PrefectRefused, LeaseTaken) as exc:
-            log.warning("what this drain cost is not written down: %s", exc.message)
-
-    def _beat_quietly(self) -> None:
-        """Hold the pool while hosts go, if that is still possible."""
-        try:
-            self._beat_now()
-        except LeaseLost as exc:
-            log.info("%s", exc.message)

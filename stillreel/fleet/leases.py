@@ -20,6 +20,8 @@ from stillreel.jobs.record import FINAL_STATES
 from stillreel.prefect_api import Json
 
 FLOW = "drain-backlog"
+NOT_RENTED = "Not rented"
+"""Name of the final state of a drain that has asked for no machine."""
 BEAT_SECONDS = 60.0
 LEASE = timedelta(minutes=10)
 """A drain that has not been heard of for so long has lost its hosts."""
@@ -304,8 +306,15 @@ class Leases:
 
 
 def drains_since(at: datetime) -> Json:
-    """The filter of the drains that have started since then, for Prefect's API."""
-    return {"flow_runs": {"start_time": {"after_": at.isoformat()}}, **_DRAINS}
+    """The filter of the drains that have started since then, for Prefect's API.
+
+    Those that have asked for nothing are left out; with a schedule of minutes they are many.
+    """
+    started: Json = {
+        "start_time": {"after_": at.isoformat()},
+        "state": {"name": {"not_any_": [NOT_RENTED]}},
+    }
+    return {"flow_runs": started, **_DRAINS}
 
 
 def month_start(now: datetime) -> datetime:

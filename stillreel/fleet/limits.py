@@ -24,6 +24,10 @@ class Limits:
     idle: timedelta
     contact: timedelta
     progress: timedelta
+    hosts: int = 1
+    """At once."""
+    work_hours: float = 2.0
+    """Of what is open, for each host: with more, another is rented."""
 
 
 @dataclass(frozen=True)

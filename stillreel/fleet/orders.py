@@ -41,6 +41,8 @@ def limits_of(fleet: FleetSettings) -> Limits:
         idle=timedelta(minutes=fleet.idle_minutes),
         contact=timedelta(minutes=fleet.contact_minutes),
         progress=timedelta(minutes=fleet.progress_minutes),
+        hosts=fleet.hosts_per_pool,
+        work_hours=fleet.work_hours_per_host,
     )
 
 

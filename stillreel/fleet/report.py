@@ -64,6 +64,8 @@ class Report:
     outcome: str = ""
     decision: Decision | None = None
     stays: list[Stay] = field(default_factory=list)
+    asked: int = 0
+    """Machines that were asked for, whether they were made or not."""
     usd_before: float = 0.0
     """Of hosts that an earlier execution of the drain has had and given back."""
     videos: int = 0

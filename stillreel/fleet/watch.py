@@ -25,18 +25,27 @@ class Watch:
     limits: Limits
     missing: int = 0
     is_open: bool = True
+    went_idle: bool = False
+    """Nothing was to be done for it when it was first missing, so it has ended itself."""
     ended: Ended = field(default_factory=Ended)
     online_at: datetime | None = None
     progress_at: datetime | None = None
     quiet_since: datetime | None = None
+    idle_since: datetime | None = None
+    """Since when nothing waits; other hosts may be at work."""
 
-    def see_host(self, host: Host | None) -> None:
-        """What the provider says; None where it shows none."""
+    def see_host(self, now: datetime, host: Host | None, *, is_alone: bool) -> None:
+        """What the provider says; None where it shows none. `is_alone`: it has all the work."""
         self.missing = 0 if host else self.missing + 1
         self.host = host or self.host
+        if self.missing == 1:
+            idle = now - self.idle_since if self.idle_since else timedelta(0)
+            self.went_idle = not self.is_open or (not is_alone and idle >= self.limits.idle)
 
-    def see_jobs(self, now: datetime, *, open_: int, ended: Ended, online: bool) -> None:
-        """How many jobs have not ended and have, and whether the host's worker is there."""
+    def see_jobs(
+        self, now: datetime, *, waiting: int, open_: int, ended: Ended, online: bool
+    ) -> None:
+        """How many jobs wait, have not ended, and have, and whether the host's worker is there."""
         is_first = online and not self.stay.ready_at
         if online:
             self.stay.ready_at = self.stay.ready_at or now
@@ -45,13 +54,14 @@ class Watch:
             self.ended, self.progress_at = ended, now
         self.is_open = open_ > 0
         self.quiet_since = None if open_ else self.quiet_since or now
+        self.idle_since = None if waiting else self.idle_since or now
 
     def end(self, now: datetime) -> End | None:
         """How the stay ends now; None while it goes on."""
         ready_at = self.stay.ready_at
         broken = End.LOST if ready_at else End.NEVER_READY
         if self.missing >= MISSING:  # it has ended itself, which is right when nothing is left
-            return End.DRAINED if ready_at and not self.is_open else broken
+            return End.DRAINED if ready_at and self.went_idle else broken
         if self.host.state is HostState.LOST:
             return broken
         if self.host.state is HostState.STOPPED:

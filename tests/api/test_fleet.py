@@ -20,8 +20,17 @@ from stillreel.fleet.backlog import Backlog
 from stillreel.fleet.calls import PrefectCalls, prefect_calls
 from stillreel.fleet.decision import Money
 from stillreel.fleet.flows import costs
-from stillreel.fleet.leases import FLOW, LEASE, Asked, LeaseBook, Leases, money_of
+from stillreel.fleet.leases import (
+    FLOW,
+    LEASE,
+    NOT_RENTED,
+    Asked,
+    LeaseBook,
+    Leases,
+    money_of,
+)
 from stillreel.jobs import marks
+from stillreel.project import load_flow
 from tests.api.background import eventually
 from tests.fleet.fake_world import FakeBook
 
@@ -264,22 +273,41 @@ def test_a_worker_that_never_spoke_is_not_online(calls: PrefectCalls) -> None:
 def test_schedules_rest_without_an_account_and_run_with_one(client: SyncPrefectClient) -> None:
     names = ("drain-backlog/drain-a100", "drain-backlog/drain-g5", "reap-hosts/reap")
 
-    def schedules() -> list[bool]:
+    def schedules() -> dict[str, bool]:
         found = (client.read_deployment_by_name(name) for name in names)
-        return [schedule.active for one in found for schedule in one.schedules]
+        return {f"{one.name} {x.slug}": x.active for one in found for x in one.schedules}
 
-    async def set_all(*, active: bool) -> None:
+    async def set_all(**how: bool) -> None:
         async with get_client() as api:
             for name in names:
-                await _set_schedules(api, name, active=active)
+                await _set_schedules(api, name, **how)
 
-    assert schedules() == [False] * 3  # as `deploy` left them: no account is set
+    drains = ("drain-a100", "drain-g5")
+    assert len(schedules()) == 5
+    assert not any(schedules().values())  # as `deploy` left them: no account is set
     try:
         asyncio.run(set_all(active=True))
-        assert schedules() == [True] * 3
+        on = {name for name, active in schedules().items() if active}
+        assert on == {*(f"{name} weekly" for name in drains), "reap often"}
+        asyncio.run(set_all(active=True, auto=True))
+        on = {name for name, active in schedules().items() if active}
+        assert on == {*(f"{name} auto" for name in drains), "reap often"}
     finally:
         asyncio.run(set_all(active=False))
-    assert schedules() == [False] * 3
+    assert not any(schedules().values())
+
+
+def test_drains_that_asked_for_nothing_are_told_from_the_others(
+    client: SyncPrefectClient, calls: PrefectCalls
+) -> None:
+    done = load_flow("flows/drain_backlog.py:drain_backlog")(pool="a100", return_state=True)
+    assert (done.name, done.type) == (NOT_RENTED, "COMPLETED")
+    facts = load_flow("flows/drain_backlog.py:drain_backlog")(pool="a100")
+    assert (facts["outcome"], facts["rented"]) == ("nothing waits", False)
+    run_id = str(done.state_details.flow_run_id)
+    leases = Leases(calls)
+    assert run_id in leases.read([run_id])
+    assert run_id not in {x.run_id for x in leases.since(NOW - timedelta(days=1))}
 
 
 def test_something_is_first_once_on_all_machines(calls: PrefectCalls) -> None:

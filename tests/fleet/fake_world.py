@@ -66,7 +66,9 @@ class World:
     working_jobs: int = 0
     videos: int = 0
     keeper: bool = True
-    """Whether jobs of a host that is gone wait again."""
+    """Whether jobs of a host that is gone wait again; else they do once it is back."""
+    stranded: int = 0
+    """Jobs that look as if they were at work, on a host that is gone."""
     hosts: list[FakeHost] = field(default_factory=list)
     on_step: Callable[[World], None] | None = None
 
@@ -95,11 +97,18 @@ class World:
     def end(self, host: FakeHost) -> None:
         """The machine is gone, and bills no more."""
         host.gone_at = self.at
-        if host.busy_until and self.keeper:
-            self.working_jobs, self.waiting_jobs = self.working_jobs - 1, self.waiting_jobs + 1
+        self.stranded += bool(host.busy_until)
         host.busy_until = None
+        self._requeue()
+
+    def _requeue(self) -> None:
+        if self.keeper:
+            self.working_jobs -= self.stranded
+            self.waiting_jobs += self.stranded
+            self.stranded = 0
 
     def _step(self) -> None:
+        self._requeue()
         if self.on_step:
             self.on_step(self)
         for host in self.living():
@@ -274,6 +283,7 @@ class FakeBook:
 
     leases: dict[str, Lease] = field(default_factory=dict)
     away: Callable[[], bool] = lambda: False
+    is_away: bool = False
     execution: str = field(default_factory=lambda: uuid4().hex)
     closed: dict[str, datetime] = field(default_factory=dict[str, datetime])
     deciders: list[str] = field(default_factory=list)
