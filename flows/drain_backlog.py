@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run as runtime_run
+from prefect.states import Completed
 from pydantic import Field
 
 from stillreel.fleet import flows
+from stillreel.fleet.leases import NOT_RENTED
 from stillreel.settings import get_settings
 
 Pool = Annotated[str, Field(description="The work pool to drain")]
@@ -22,15 +24,20 @@ def run_name() -> str:
 
 
 @flow(name="drain-backlog", flow_run_name=run_name)
-def drain_backlog(pool: Pool = "a100", now: Now = False) -> dict[str, Any]:
-    """Drain one pool's backlog on a rented host.
+def drain_backlog(pool: Pool = "a100", now: Now = False) -> Any:
+    """Drain one pool's backlog on rented hosts; gives the facts of its report.
 
     Args:
         pool: The work pool to drain
         now: One waiting job is enough: somebody asks for it
     """
-    report, at = flows.drain(get_settings(), run_id=str(runtime_run.id), pool=pool, now=now)
-    create_markdown_artifact(
-        report.to_markdown(at), key=f"drain-{pool}", description="What this drain did and cost"
-    )
-    return report.to_json(at)
+    settings = get_settings()
+    report, at = flows.drain(settings, run_id=str(runtime_run.id), pool=pool, now=now)
+    flows.tell_budget(settings, is_used_up=report.is_over_budget)
+    facts = report.to_json(at)
+    if report.asked or not settings.fleet.drain_auto:
+        text = report.to_markdown(at)
+        about = "What this drain did and cost"
+        create_markdown_artifact(text, key=f"drain-{pool}", description=about)
+    # A state by which those that rented nothing are told from the others: they are many.
+    return facts if report.asked else Completed(name=NOT_RENTED, data=facts)

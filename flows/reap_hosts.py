@@ -17,7 +17,13 @@ DryRun = Annotated[bool, Field(description="Only tell what would be destroyed")]
 def reap_hosts(dry_run: DryRun = False) -> list[dict[str, Any]]:
     """Destroy rented hosts and leftovers without a living lease, at all providers in use.
 
+    Says too how much of the month's budget is spent, each level once.
+
     Args:
         dry_run: Only tell what would be destroyed
     """
-    return [found.to_json() for found in flows.reap_all(get_settings(), dry_run=dry_run)]
+    settings = get_settings()
+    try:
+        return [found.to_json() for found in flows.reap_all(settings, dry_run=dry_run)]
+    finally:
+        flows.tell_budget(settings)

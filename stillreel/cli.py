@@ -16,7 +16,7 @@ import stamina
 import stamina.instrumentation
 import typer
 
-from stillreel import __version__, cli_fleet, cli_jobs, cli_keys, cli_owners
+from stillreel import __version__, cli_costs, cli_fleet, cli_jobs, cli_keys, cli_owners
 from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
     ApiError,
@@ -272,6 +272,7 @@ def version() -> None:
 
 cli_jobs.mount(app)
 cli_fleet.mount(app)
+cli_costs.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
 

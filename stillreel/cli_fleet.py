@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from stillreel.command import home_settings, prefect_settings
-from stillreel.errors import RequestRejected, SettingsInvalid
+from stillreel.errors import FleetError, PrefectUnavailable, RequestRejected, SettingsInvalid
 from stillreel.project import load_flow
-from stillreel.terminal import JsonFlag, print_facts, print_json, print_rows, say
+from stillreel.terminal import JsonFlag, print_facts, print_json, print_rows, say, say_error
 
+AUTO_SECONDS = 300.0
 DRAIN_ENTRYPOINT = "flows/drain_backlog.py:drain_backlog"
 
 fleet = typer.Typer(no_args_is_help=True, help="Rented hosts: see them, and have them gone.")
@@ -30,6 +32,9 @@ def drain(
         bool, typer.Option("--explain", help="Only print the rule and what it says now.")
     ] = False,
     now: Annotated[bool, typer.Option("--now", help="One waiting job is enough.")] = False,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Ask the rule every five minutes until Ctrl-C.")
+    ] = False,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="A made-up year of several policies; no server.")
     ] = False,
@@ -62,12 +67,26 @@ def drain(
             return
         typer.echo(decision.explain())
         return
+    if auto:
+        _drain_for_ever(pool, now=now)
     done: dict[str, Any] = load_flow(DRAIN_ENTRYPOINT)(pool=pool, now=now)
     if as_json:
         print_json(done)
         return
     print_facts({name: value for name, value in done.items() if name != "hosts"})
     print_rows(done.get("hosts", []), as_json=False)
+
+
+def _drain_for_ever(pool: str, *, now: bool) -> NoReturn:
+    """As the schedule `auto` of a deployment does, without one; what fails is tried again."""
+    drain_backlog = load_flow(DRAIN_ENTRYPOINT)
+    while True:
+        try:
+            done: dict[str, Any] = drain_backlog(pool=pool, now=now)
+            say(f"{pool}: {done['outcome']}" + (f" ({done['reason']})" if done["reason"] else ""))
+        except (FleetError, PrefectUnavailable) as exc:
+            say_error(exc.code, exc.message)
+        time.sleep(AUTO_SECONDS)
 
 
 def _simulate(pool: str, *, orders: int, price: float, seed: int, as_json: bool) -> None:
@@ -146,6 +165,31 @@ def destroy(
 
     gone = flows.destroy(settings, None if everything else set(label or ()))
     print_rows([{"label": str(host.label), "gone": True} for host in gone], as_json)
+
+
+@fleet.command("resume")
+def resume(pool: Pool = "a100") -> None:
+    """Let drains of a pool rent again, after three hosts in a row did not come to work.
+
+    Look first why: at the image, at a host's log, at what the provider says. Needs PREFECT_API_URL.
+    """
+    prefect_settings()
+    from stillreel.fleet import flows
+
+    failed = flows.resume(pool)
+    say(f"drains of {pool} may rent; before, {failed} hosts in a row did not come to work")
+
+
+@fleet.command("quarantine")
+def quarantine(as_json: JsonFlag = False) -> None:
+    """List machines that are left out for a week, and owners of two or more of them.
+
+    Needs PREFECT_API_URL.
+    """
+    prefect_settings()
+    from stillreel.fleet import flows
+
+    print_rows(flows.quarantine(), as_json)
 
 
 @fleet.command("start")

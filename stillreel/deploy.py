@@ -105,7 +105,9 @@ async def deploy(settings: Settings, *, directory: Path | None = None) -> list[s
             _run_prefect_deploy(directory)
             names = [await _check_deployed(client, made) for made in plan.deployments]
             for name in names:
-                await _set_schedules(client, name, active=bool(settings.fleet.accounts))
+                fleet = settings.fleet
+                active = bool(fleet.accounts)
+                await _set_schedules(client, name, active=active, auto=fleet.drain_auto)
             return names
     except httpx.HTTPStatusError as exc:
         raise _refusal(exc.response.status_code) from exc
@@ -171,12 +173,18 @@ async def _make_queue(client: PrefectClient, pool: str, name: str, priority: int
         await client.update_work_queue(queue.id, priority=priority)
 
 
-async def _set_schedules(client: PrefectClient, name: str, *, active: bool) -> None:
-    """Schedules run where there is an account to rent from; elsewhere nobody would serve them."""
+async def _set_schedules(
+    client: PrefectClient, name: str, *, active: bool, auto: bool = False
+) -> None:
+    """Schedules run where there is an account to rent from; elsewhere nobody would serve them.
+
+    Of the two of a drain, by their slugs, `auto` says which.
+    """
     made = await client.read_deployment_by_name(name)
     for schedule in made.schedules:
-        if schedule.active != active:
-            await client.update_deployment_schedule(made.id, schedule.id, active=active)
+        wanted = active and {"auto": auto, "weekly": not auto}.get(schedule.slug or "", True)
+        if schedule.active != wanted:
+            await client.update_deployment_schedule(made.id, schedule.id, active=wanted)
 
 
 def _run_prefect_deploy(directory: Path) -> None:

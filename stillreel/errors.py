@@ -381,6 +381,12 @@ class LeaseLost(FleetError):
     code, http_status = "lease_lost", 409
 
 
+class LeaseTaken(LeaseLost):
+    """Another process has gone on with this drain, and its hosts are that one's now."""
+
+    code = "lease_taken"
+
+
 class HostUndestroyed(FleetError):
     """A rented host is not known to be gone and may still cost money; destroy it by hand."""
 

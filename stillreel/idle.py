@@ -19,6 +19,8 @@ from stillreel.inference.client import InferenceClient, socket_path
 from stillreel.settings import FleetSettings, Settings
 
 LOOK_SECONDS = 5.0
+HAND_OVER_SECONDS = 120.0
+"""So long before its time is over a host ends, so that its jobs are handed back, not broken off."""
 PATIENCE_SECONDS = 10.0
 
 log = logging.getLogger("stillreel.idle")
@@ -44,7 +46,7 @@ class IdleClock:
     idle: float
     contact: float
     left: float
-    """Seconds from `since` until it has to be gone."""
+    """Seconds from `since` until it has to end."""
     since: float
     ready: bool = False
     _contact_at: float = field(init=False)
@@ -75,12 +77,17 @@ class IdleClock:
 
 
 def clock_of(fleet: FleetSettings, *, since: float, at: datetime) -> IdleClock:
-    """The clock of a rented host that starts now."""
+    """The clock of a rented host that starts now.
+
+    Its time is what is left until the deadline, and never more than the longest life of a host,
+    for the clock of this machine may be wrong.
+    """
+    left = min(fleet.rented_until - at.timestamp(), fleet.host_hours * 3600)
     return IdleClock(
         boot=fleet.boot_minutes * 60,
         idle=fleet.idle_minutes * 60,
         contact=fleet.contact_minutes * 60,
-        left=fleet.rented_until - at.timestamp(),
+        left=left - min(HAND_OVER_SECONDS, left / 10),
         since=since,
     )
 

@@ -578,6 +578,19 @@ class FleetSettings(_Concern):
     drain_deadline_hours: float = Field(
         24.0, gt=0, description="A drain rents when the deadline of a waiting job is so near."
     )
+    drain_auto: bool = Field(
+        False,
+        description="The schedules of drains ask the rule every five minutes rather than weekly.",
+    )
+    hosts_per_pool: int = Field(
+        1, ge=1, le=50, description="Most hosts that one pool may have rented at once."
+    )
+    work_hours_per_host: float = Field(
+        2.0,
+        gt=0,
+        description="A drain rents another host when those that it has need longer than so many "
+        "hours for what is open, as far as one pool may have more.",
+    )
     rent_interruptible: bool = Field(
         False,
         description="Rent interruptible (spot) hosts, and on-demand ones where there are none.",

@@ -24,10 +24,12 @@ from stillreel.api.auth import Admin
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.services import Services, services_of
 from stillreel.errors import PrefectUnavailable, StillreelError
+from stillreel.fleet.leases import LOOK_BACK, drains_since, lease_of, money_of
 from stillreel.job import PRIORITIES, JobStatus, Stage
 from stillreel.jobs import marks
 from stillreel.jobs.reader import Receipt
 from stillreel.jobs.record import EXPIRED_STATE
+from stillreel.prefect_api import PAGE
 from stillreel.usage import Used, add_up, read_ended
 
 log = logging.getLogger("stillreel.metrics")
@@ -61,6 +63,8 @@ class Facts:
     hosts: Mapping[str, int] = field(default_factory=dict[str, int])
     used: Mapping[str, Used] = field(default_factory=dict[str, Used])
     """Of today's jobs, by model."""
+    fleet_usd: Mapping[str, float] = field(default_factory=dict[str, float])
+    """This month's money for rented hosts: spent, promised, budget."""
     receipts: Sequence[tuple[str, Receipt]] = ()
 
 
@@ -75,6 +79,7 @@ class Metrics(Collector):
         self._facts = Facts()
         self._read_at = float("-inf")
         self._used: Mapping[str, Used] = {}
+        self._fleet_usd: Mapping[str, float] = {}
         self._used_at = float("-inf")
         self._lock = asyncio.Lock()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -107,11 +112,13 @@ class Metrics(Collector):
         except StillreelError as exc:
             log.warning("metrics are not complete: %s", exc.message)
             return Facts(prefect_up=True)
-        return Facts(True, jobs, waiting, oldest, hosts, used, services.estimates.receipts)
+        receipts = services.estimates.receipts
+        return Facts(True, jobs, waiting, oldest, hosts, used, self._fleet_usd, receipts)
 
     async def _usage(self, services: Services) -> Mapping[str, Used]:
         if time.monotonic() - self._used_at >= USAGE_FRESH_SECONDS:
             today = datetime.now(UTC).date()
+            self._fleet_usd = await _fleet_usd(services)
             self._used = by_model(add_up(await read_ended(services, today, today)))
             self._used_at = time.monotonic()
         return self._used
@@ -165,6 +172,12 @@ def families(
     for name, (text, value) in totals.items():
         values = {(model,): value(used) for model, used in facts.used.items()}
         yield _counter(name, text, ["model"], values)
+    yield _gauge(
+        "stillreel_fleet_usd",
+        "US$ for rented hosts this month (UTC): spent, promised, and the budget.",
+        ["kind"],
+        {(kind,): usd for kind, usd in facts.fleet_usd.items()},
+    )
     texts = {
         "webhook_attempts": ("Notifications by outcome, of this process.", "outcome"),
         "keeper_actions": ("What this process's keeper did.", "action"),
@@ -252,6 +265,24 @@ async def _hosts(services: Services) -> dict[str, int]:
     pools = sorted({found.pool for found in (await services.deployments.offered()).values()})
     counts = await asyncio.gather(*map(services.estimates.hosts, pools))
     return dict(zip(pools, counts, strict=True))
+
+
+async def _fleet_usd(services: Services) -> dict[str, float]:
+    now, runs = datetime.now(UTC), list[dict[str, Any]]()
+    body = drains_since(now - LOOK_BACK)
+    while True:
+        page = await services.api.ask(
+            "/flow_runs/filter", body | {"limit": PAGE, "offset": len(runs)}
+        )
+        runs += page
+        if len(page) < PAGE:
+            break
+    money = money_of([lease_of(run) for run in runs], but="", now=now)
+    return {
+        "spent": money.spent_usd,
+        "promised": money.reserved_usd,
+        "budget": services.settings.fleet.month_budget_usd,
+    }
 
 
 async def _places(services: Services) -> list[tuple[str, str]]:

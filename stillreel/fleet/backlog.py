@@ -8,8 +8,12 @@ from typing import Protocol
 
 from stillreel.fleet.calls import PrefectCalls
 from stillreel.fleet.decision import Waiting
+from stillreel.job import JobStatus
 from stillreel.jobs import marks
+from stillreel.jobs.record import record_of
 from stillreel.prefect_api import Json
+from stillreel.usage import Ended as Job
+from stillreel.usage import ended_job, is_settled
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ class Backlog:
             for run in dated
             if (text := str((run.get("labels") or {}).get(marks.DEADLINE) or ""))
         ]
+        ahead = [at for at in deadlines if at > now]  # a job past its own is expired, and not made
         return Waiting(
             count,
             now - datetime.fromisoformat(first[0]["expected_start_time"]) if first else _NOT_LONG,
-            min(deadlines) - now if deadlines else None,
+            min(ahead) - now if ahead else None,
         )
 
     def working(self) -> int:
@@ -87,6 +92,27 @@ class Backlog:
     def _filter(self, runs: Json, *, limit: int) -> list[Json]:
         body = {"flow_runs": runs, "limit": limit, "sort": "EXPECTED_START_TIME_ASC"}
         return self._calls.ask("/flow_runs/filter", body | self._of_pool)
+
+
+def read_videos(calls: PrefectCalls, since: datetime) -> list[Job]:
+    """The jobs that have ended with a video since then, and what each took.
+
+    Jobs whose end the keeper has not noted yet are left out. Raises PrefectUnavailable.
+    """
+    found: dict[str, Job] = {}
+    for flow in (marks.FLOW, marks.TOMBSTONE_FLOW):
+        body: Json = {
+            "flow_runs": {
+                "state": {"type": {"any_": ["COMPLETED"]}},
+                "end_time": {"after_": since.isoformat()},
+            },
+            "flows": {"name": {"any_": [flow]}},
+            "sort": "END_TIME_DESC",
+        }
+        records = map(record_of, calls.pages("/flow_runs/filter", body))
+        jobs = [ended_job(record, None) for record in records if is_settled(record)]
+        found |= {job.job_id: job for job in jobs if job and job.at >= since}
+    return [job for job in found.values() if job.status is JobStatus.COMPLETED]
 
 
 _NOT_LONG = timedelta(0)

@@ -8,8 +8,10 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from stillreel.errors import PrefectUnavailable
 from stillreel.prefect_api import PAGE, Json, PrefectApi, connect
 from stillreel.prefect_lock import shared_lock
+from stillreel.prefect_variable import make_variable, read_variable, write_variable
 
 PATIENCE_SECONDS = 30.0
 
@@ -37,6 +39,24 @@ class PrefectCalls:
             found += page
             if len(page) < PAGE:
                 return found
+
+    def make_variable(self, name: str, value: str) -> bool:
+        """Whether this call has made it; False when there is one of this name."""
+        made = self._portal.call(make_variable, self._api, name, value)
+        there = made or self._portal.call(read_variable, self._api, name)
+        return bool(there) and there["value"] == value  # also when our own call was tried twice
+
+    def read_variable(self, name: str) -> str | None:
+        """The value of this variable; None without one."""
+        there = self._portal.call(read_variable, self._api, name)
+        return str(there["value"]) if there else None
+
+    def write_variable(self, name: str, value: str) -> None:
+        """Give this variable a value, whether there is one or not."""
+        if not self.make_variable(name, value):
+            there = self._portal.call(read_variable, self._api, name)
+            if not (there and self._portal.call(write_variable, self._api, there["id"], value)):
+                raise PrefectUnavailable  # it went in between; the caller may try again
 
     def lock(self, name: str) -> AbstractContextManager[Any]:
         """The shared lock of this name, see `prefect_lock`."""

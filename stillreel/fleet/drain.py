@@ -3,114 +3,61 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from stillreel.errors import (
-    FleetError,
     HostFailed,
-    LeaseLost,
+    LeaseTaken,
     OfferGone,
     PrefectRefused,
     PrefectUnavailable,
     ProviderUnavailable,
+    StillreelError,
 )
-from stillreel.fleet.backlog import Ended, Jobs
+from stillreel.fleet.backlog import Jobs
+from stillreel.fleet.circuit import failed_boots
 from stillreel.fleet.clock import Clock
-from stillreel.fleet.decision import Rule, Waiting, decide
+from stillreel.fleet.decision import Crew, Waiting, decide, is_triggered
+from stillreel.fleet.holding import Holding
 from stillreel.fleet.labels import Label, run_prefix
 from stillreel.fleet.leases import (
-    BEAT_SECONDS,
-    LEASE,
-    QUARANTINE,
+    LONGEST,
+    LOOK_BACK,
+    Asked,
     Lease,
     LeaseBook,
     money_of,
-    month_start,
 )
-from stillreel.fleet.provider import Boot, Host, HostState, Need, Provider
-from stillreel.fleet.ranking import Batch, Ranked, rank
-from stillreel.fleet.renting import find, give_back, rent, sweep
+from stillreel.fleet.limits import Limits, Order
+from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
+from stillreel.fleet.provider import Boot, Host, Provider
+from stillreel.fleet.ranking import Ranked
+from stillreel.fleet.renting import (
+    DESTROY_SECONDS,
+    find,
+    give_back,
+    is_given_back,
+    rent,
+    sweep,
+    undestroyed,
+)
 from stillreel.fleet.report import End, Report, Stay
+from stillreel.fleet.watch import Watch
 
 POLL_SECONDS = 15.0
 """Vast.ai wants no more than one look in about ten seconds."""
-GRACE = timedelta(minutes=2)
-"""A host ends itself when it is idle; so much later we do it."""
 REQUEUE = timedelta(minutes=5)
 """Jobs of a host that was lost wait again after this time at most."""
-MISSING = 3
-"""Looks in a row that must not find a host before it counts as gone: lists lag."""
+GROW = timedelta(minutes=5)
+"""So often it is asked whether another host pays."""
 FAILURES = 3
 """Hosts of one drain that may fail before it gives up."""
 OFFERS_TRIED = 5
-GB_A_JOB = 0.03
-"""Images, latents, video: what one job moves, at most and roughly."""
+ENOUGH = (End.DRAINED, End.DEADLINE, End.STALLED)
+"""After these no other host is rented in this drain."""
 
 log = logging.getLogger("stillreel.fleet")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a drain may do; see the settings of the fleet."""
-
-    rule: Rule
-    usd_per_hour_max: float
-    interruptible: bool
-    boot: timedelta
-    life: timedelta
-    idle: timedelta
-    contact: timedelta
-    progress: timedelta
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which drain this is."""
-
-    run_id: str
-    installation: str
-    pool: str
-    need: Need
-    seconds_per_job: float
-    env: Callable[[Label, Ranked, datetime], Mapping[str, str]] = field(repr=False)
-    """The environment of a host by its label, its price and its deadline."""
-    now: bool = False
-    """A person asks: one job is enough."""
-
-
-def rank_now(
-    provider: Provider,
-    need: Need,
-    limits: Limits,
-    *,
-    jobs: int,
-    seconds_per_job: float,
-    quarantined: set[str],
-    interruptible: bool,
-) -> list[Ranked]:
-    """The offers of now that fit, the cheapest for so many jobs first.
-
-    Interruptible ones where they are wanted and there are any. Raises FleetError.
-    """
-    batch = Batch(
-        work_hours=jobs * seconds_per_job / 3600,
-        down_gb=need.weights_gb + jobs * GB_A_JOB,
-        up_gb=jobs * GB_A_JOB,
-        idle_hours=limits.idle.total_seconds() / 3600,
-    )
-    for kind in (True, False) if interruptible else (False,):
-        found = rank(
-            provider.offers(need, interruptible=kind),
-            need,
-            batch,
-            usd_per_hour_max=limits.usd_per_hour_max,
-            quarantined=quarantined,
-        )
-        if found:
-            return found
-    return []
 
 
 class Drain:
@@ -131,11 +78,18 @@ class Drain:
         self._provider, self._jobs, self._book, self._clock = provider, jobs, book, clock
         self._is_handed_over = is_handed_over
         self._prefix = run_prefix(order.installation, order.run_id)
-        self._number, self._usd_before = 0, 0.0
-        self._beat_at = clock.now()
         self._interruptible = limits.interruptible
-        self._hosts: dict[Label, Host] = {}
+        self._failures = 0
+        self._grew_at = clock.now()
+        self._took_over = False
+        self._unknown: list[Label] = []
+        """Asked for, and no answer yet."""
+        self._watches: list[Watch] = []
+        """Of the hosts that work, or are to."""
+        self._leaving: dict[Label, tuple[Watch, datetime]] = {}
+        """Those that are being given back, and since when."""
         self.report = Report(order.pool, clock.now())
+        self._holding = Holding(order, book, clock, self.report)
 
     def run(self) -> Report:
         """Drain, and return when no host of this drain is left.
@@ -144,13 +98,20 @@ class Drain:
         HostUndestroyed when a host may be left; FleetError, PrefectUnavailable.
         """
         order = self._order
+        before = self._book.read([order.run_id]).get(order.run_id)
         lease = self._book.claim(order.run_id, order.pool, self._clock.now())
         if lease is None:
             self.report.outcome = "already draining"
+            if before and before.number:  # this drain was silent for too long
+                self._adopt(before)
+                self._clear_up()
             return self.report
-        self._number, self._usd_before = lease.number, lease.usd
+        self.report.started_at = lease.started_at or self.report.started_at
         try:
-            self._rent_until_drained(lease)
+            self._adopt(before or lease)
+            self._rent_until_drained()
+        except LeaseTaken:
+            raise
         except BaseException as exc:
             if not self._is_handed_over(exc):  # else the next execution finds them by their labels
                 self._clear_up()
@@ -160,196 +121,237 @@ class Drain:
 
     # --- what to rent ---------------------------------------------------------------------------
 
-    def _rent_until_drained(self, lease: Lease) -> None:
-        failures = 0
-        stay = self._resume(lease)
+    def _adopt(self, lease: Lease) -> None:
+        """Go on with the hosts that an execution before this one has asked for."""
+        self._holding.go_on(lease)
+        if not lease.hosts:
+            return
+        order, told_at = self._order, lease.beat_at or self._clock.now()
+        labels = {Label(order.installation, order.run_id, x.number): x for x in lease.hosts}
+        there = find(self._provider, list(labels), clock=self._clock)
+        for label, asked in labels.items():
+            host = there.get(label)
+            log.info("this drain goes on; %s is %s", label, host.state if host else "not there")
+            stay = self._stay(label, asked, host)
+            # What it had cost when it was told last is in the sum that was told; later is not.
+            told = (told_at - stay.since).total_seconds() / 3600 * stay.usd_per_hour
+            self.report.usd_before -= max(0.0, told) + stay.usd_for_bytes
+            self.report.stays.append(stay)
+            if host:
+                self._watches.append(Watch(stay, host, self._limits))
+            else:  # nobody saw when it went
+                stay.until, stay.end = min(self._clock.now(), stay.deadline), End.UNSEEN
+        self.report.usd_before = max(0.0, self.report.usd_before)
+
+    def _rent_until_drained(self) -> None:
+        end: End | None = None
         while True:
-            stay = stay or self._rent_best()
-            if stay is None:
-                self.report.outcome = self.report.outcome or "not rented"
-                return
-            end = self._watch(stay)
-            self._close(stay, end)
-            self.report.outcome = str(end)
-            if end in (End.DRAINED, End.DEADLINE, End.STALLED):
-                return
-            if end is End.OUTBID:
-                self._interruptible = False
-            else:
-                failures += 1
-                if stay.machine:
-                    self._book.quarantine(self._order.run_id, stay.label.number, stay.machine)
-            if failures >= FAILURES:
-                raise HostFailed(
-                    f"{failures} rented hosts did not come to work; the last one ended as "
-                    f"'{end}'. Look at the image and at what the provider says, then drain again"
-                )
-            self._wait_for_requeue()
-            stay = None
-
-    def _resume(self, lease: Lease) -> Stay | None:
-        """The host that an execution before this one asked for last, if it was made."""
-        if not self._number:
-            return None
-        label = Label(self._order.installation, self._order.run_id, self._number)
-        host = find(self._provider, label, clock=self._clock)
-        log.info("this drain goes on; host %s is %s", label, host.state if host else "not there")
-        if host is None:
-            return None
-        stay = self._enter(host, lease.usd_per_hour, 0.0)
-        self._usd_before = max(0.0, lease.usd - stay.usd(self._clock.now()))
-        return stay
-
-    def _rent_best(self) -> Stay | None:
-        now, order = self._clock.now(), self._order
-        waiting = self._jobs.waiting(now)
-        self.report.waiting.append((now, waiting.count + self._jobs.working()))
-        ranked = self._ranked(waiting)
-        reserve = self._reserve(ranked[0]) if ranked else 0.0
-        others = money_of(self._book.since(month_start(now)), but=order.run_id, now=now)
-        decision = decide(
-            waiting,
-            self._limits.rule,
-            best=ranked[0] if ranked else None,
-            reserve_usd=reserve + self._usd(now),
-            money=others,
-            now=order.now or self._number > 0,
-        )
-        self.report.decision = decision
-        log.info("%s", decision.explain())
-        if not decision.rent:
-            return None
-        for choice in ranked[:OFFERS_TRIED]:
-            try:
-                stay = self._rent(choice)
-            except OfferGone as exc:
-                log.info("offer %s: %s", choice.offer.id, exc.message)
-                continue
-            except ProviderUnavailable as exc:
-                log.warning("offer %s: %s", choice.offer.id, exc.message)
+            if not self._watches and not self._leaving:
+                if end in ENOUGH:
+                    return
+                if self._failures >= FAILURES:
+                    raise HostFailed(
+                        f"{self._failures} rented hosts of one drain failed; the last one ended "
+                        f"as '{end}'. Look at the image and at what the provider says; where none "
+                        f"of them came to work, `stillreel fleet resume {self._order.pool}` lets "
+                        "drains rent again"
+                    )
+                if end:
+                    self._wait_for_requeue()
+                if not self._rent_best():
+                    decision = self.report.decision
+                    if self._failures and decision and decision.is_circuit_open:
+                        raise HostFailed(decision.reason)
+                    self.report.outcome = self.report.outcome or "not rented"
+                    return
+            self._look()
+            for watch in list(self._watches):
+                if found := watch.end(self._clock.now()):
+                    end = found
+                    self._dismiss(watch, found)
+            self._give_back_leaving()
+            if self._watches or self._leaving:
+                self._grow()
                 self._clock.sleep(POLL_SECONDS)
-                continue
-            if stay:
-                return stay
+
+    def _grow(self) -> None:
+        """Every few minutes, rent another host where those that work need long."""
+        now = self._clock.now()
+        is_full = not 0 < len(self._watches) < self._limits.hosts or self._leaving
+        if is_full or self._failures or now - self._grew_at < GROW:
+            return
+        self._grew_at = now
+        try:
+            self._rent_best()
+        except (HostFailed, ProviderUnavailable, PrefectUnavailable, PrefectRefused) as exc:
+            log.warning("no other host now: %s", exc.message)  # those that there are go on
+
+    def _rent_best(self) -> bool:
+        """Rent one host, the best for what waits, if the rule says so."""
+        now, limits = self._clock.now(), self._limits
+        self._holding.beat()
+        waiting, working = self._jobs.waiting(now), self._jobs.working()
+        self.report.waiting.append((now, waiting.count + working))
+        crew = None
+        if self._watches:
+            work_hours = (waiting.count + working) * self._order.seconds_per_job / 3600
+            crew = Crew(len(self._watches), work_hours, limits.work_hours)
+        ranked: list[Ranked] = []
+        if is_triggered(waiting, limits.rule, now=self._is_asked, crew=crew):
+            self._take_over()
+            ranked = self._ranked(max(1, waiting.count // (1 + len(self._watches))))
+        for choice in ranked[:OFFERS_TRIED] or (None,):
+            asked = self._ask(waiting, choice, crew)
+            if asked is None or choice is None:
+                return False
+            if self._create(choice, asked):
+                return True
         raise HostFailed("none of the best offers was to be had; a later drain may succeed")
 
-    def _ranked(self, waiting: Waiting) -> list[Ranked]:
-        if not waiting.count:
-            return []
+    @property
+    def _is_asked(self) -> bool:
+        """Whether one job is enough: a person asks, or this drain has begun what it is to end."""
+        return self._order.now or self._holding.number > 0
+
+    def _ranked(self, jobs: int) -> list[Ranked]:
         return rank_now(
             self._provider,
             self._order.need,
             self._limits,
-            jobs=waiting.count,
+            jobs=jobs,
             seconds_per_job=self._order.seconds_per_job,
             quarantined=quarantined(self._book, self._clock.now()),
             interruptible=self._interruptible,
         )
 
-    def _reserve(self, choice: Ranked) -> float:
-        """What this host costs if it lives as long as it may."""
-        hours = self._limits.life.total_seconds() / 3600
-        return hours * choice.offer.usd_per_hour + self._usd_for_bytes(choice)
-
-    def _usd(self, now: datetime) -> float:
-        """What this drain has cost so far, its earlier executions included."""
-        return self._usd_before + self.report.usd(now)
-
-    def _usd_for_bytes(self, choice: Ranked) -> float:
-        return max(0.0, choice.usd - choice.hours * choice.offer.usd_per_hour)
-
-    def _rent(self, choice: Ranked) -> Stay | None:
-        """Ask for one machine, once, under a label that is written down before."""
+    def _take_over(self) -> None:
+        """Have the hosts of this pool's dead drains gone: two would work on one backlog."""
+        if self._took_over:
+            return
         now, order = self._clock.now(), self._order
-        self._number += 1
-        label = Label(order.installation, order.run_id, self._number)
-        deadline = now + self._limits.life
-        reserve = self._reserve(choice) + self._usd(now)
-        self._book.ask(
-            order.run_id,
-            self._number,
-            until=deadline,
-            usd_per_hour=choice.offer.usd_per_hour,
-            reserve_usd=reserve,
-            now=now,
-        )
-        self._beat_at = now
+        for lease in self._book.since(now - LONGEST):
+            is_dead = lease.pool == order.pool and not lease.is_settled and not lease.lives(now)
+            if is_dead and lease.run_id != order.run_id:
+                log.info("the drain %s is dead; its hosts are given back", lease.run_id)
+                prefix = run_prefix(order.installation, lease.run_id)
+                sweep(self._provider, prefix, clock=self._clock, meanwhile=self._holding.beat)
+        self._took_over = True
+
+    def _ask(self, waiting: Waiting, choice: Ranked | None, crew: Crew | None) -> Asked | None:
+        """Decide about this offer, and write down what is asked for; None when the rule says no.
+
+        One drain at a time, or each would spend what is left of the budget.
+        """
+        life = self._limits.life.total_seconds() / 3600
+        with self._book.deciding():
+            now, run_id = self._clock.now(), self._order.run_id
+            at_most = self.report.usd_at_most(now)
+            if choice:
+                at_most += life * choice.offer.usd_per_hour + usd_for_bytes(choice)
+            leases = self._book.since(now - LOOK_BACK)
+            closed_at = self._book.circuit_closed_at(self._order.pool)
+            decision = decide(
+                waiting,
+                self._limits.rule,
+                best=choice,
+                reserve_usd=at_most,
+                money=money_of(leases, but=run_id, now=now),
+                now=self._is_asked,
+                crew=crew,
+                failed_boots=failed_boots(leases, self._order.pool, closed_at=closed_at),
+                pool=self._order.pool,
+            )
+            if not crew:
+                self.report.decision = decision
+            log.info("%s", decision.explain())
+            if not decision.rent or not choice:
+                return None
+            asked = Asked(
+                self._holding.number + 1,
+                now + self._limits.life,
+                choice.offer.usd_per_hour,
+                now,
+                usd_for_bytes(choice),
+            )
+            self._holding.ask(asked, at_most_usd=at_most, now=now)
+        return asked
+
+    def _create(self, choice: Ranked, asked: Asked) -> bool:
+        """Ask for one machine, once, under a label that is written down; whether it was made."""
+        order = self._order
+        label = Label(order.installation, order.run_id, asked.number)
         boot = Boot(
             label=label,
             pool=order.pool,
             model=order.need.model,
-            deadline=deadline,
-            env=order.env(label, choice, deadline),
+            deadline=asked.until,
+            env=order.env(label, choice, asked.until),
             disk_gb=order.need.disk_gb,
         )
-        host = rent(self._provider, choice.offer, boot, clock=self._clock)
-        if host is None:
-            return None
+        self._unknown.append(label)
+        host = None
+        try:
+            host = rent(self._provider, choice.offer, boot, clock=self._clock)
+        except OfferGone as exc:
+            log.info("offer %s: %s", choice.offer.id, exc.message)
+        except ProviderUnavailable as exc:
+            log.warning("offer %s: %s", choice.offer.id, exc.message)
+            self._clock.sleep(POLL_SECONDS)
+        self._unknown.remove(label)
+        if host is None:  # one that appears later is given up, and reaped
+            self._holding.note_gone(label)
+            return False
         log.info("rented %s: %s %s", label, host.provider, host.id)
-        return self._enter(host, choice.offer.usd_per_hour, self._usd_for_bytes(choice), since=now)
-
-    def _enter(
-        self, host: Host, usd_per_hour: float, usd_for_bytes: float, since: datetime | None = None
-    ) -> Stay:
-        stay = Stay(
-            host.label,
-            host.provider,
-            host.machine,
-            usd_per_hour,
-            since or host.created_at or self._clock.now(),
-            usd_for_bytes,
-        )
-        self._hosts[host.label] = host
+        stay = self._stay(label, asked, host)
         self.report.stays.append(stay)
-        return stay
+        self._watches.append(Watch(stay, host, self._limits))
+        return True
+
+    def _stay(self, label: Label, asked: Asked, host: Host | None) -> Stay:
+        since = asked.since or (host and host.created_at) or asked.until - self._limits.life
+        return Stay(
+            label,
+            self._provider.name,
+            host.machine if host else "",
+            asked.usd_per_hour,
+            since,
+            asked.until,
+            asked.usd_for_bytes,
+            owner=host.owner if host else "",
+        )
 
     # --- watching -------------------------------------------------------------------------------
 
-    def _watch(self, stay: Stay) -> End:
-        """Return when this host is not wanted any more, or does not work."""
-        watch = _Watch(stay, self._limits)
-        while True:
-            now = self._clock.now()
-            self._beat(now)
+    def _look(self) -> None:
+        """See what the provider and Prefect say, and that the lease is ours."""
+        now = self._clock.now()
+        self._holding.beat()
+        for watch in self._watches:
             try:
-                host = self._provider.get(self._hosts[stay.label].id)
+                host = self._provider.get(watch.host.id)
             except ProviderUnavailable as exc:
                 log.warning("the provider: %s", exc.message)
             else:
-                watch.see_host(host)
-            try:
-                waiting, working = self._jobs.waiting(now).count, self._jobs.working()
-                ended = self._jobs.ended(self.report.started_at)
-                online = self._jobs.is_online(str(stay.label))
-            except (PrefectUnavailable, PrefectRefused) as exc:
-                log.warning("Prefect: %s", exc.message)
-            else:
-                watch.see_jobs(now, open_=waiting + working, ended=ended, online=online)
-                self.report.waiting.append((now, waiting + working))
-                self.report.videos, self.report.failed = ended.videos, ended.failed
-            if end := watch.end(now):
-                return end
-            self._clock.sleep(POLL_SECONDS)
-
-    def _beat(self, now: datetime) -> None:
-        """Keep the lease; raise LeaseLost when it is lost."""
-        if (now - self._beat_at).total_seconds() < BEAT_SECONDS:
-            return
+                watch.see_host(now, host, is_alone=len(self._watches) == 1)
         try:
-            ours = self._book.beat(self._order.run_id, usd=self._usd(now), now=now)
+            waiting = self._jobs.waiting(now).count
+            open_ = waiting + self._jobs.working()
+            ended = self._jobs.ended(self.report.started_at)
+            online = {x.stay.label: self._jobs.is_online(str(x.stay.label)) for x in self._watches}
         except (PrefectUnavailable, PrefectRefused) as exc:
-            if now - self._beat_at > LEASE:
-                raise LeaseLost from exc
+            log.warning("Prefect: %s", exc.message)
             return
-        if not ours:
-            raise LeaseLost
-        self._beat_at = now
+        for watch in self._watches:
+            is_online = online[watch.stay.label]
+            watch.see_jobs(now, waiting=waiting, open_=open_, ended=ended, online=is_online)
+        self.report.waiting.append((now, open_))
+        self.report.videos, self.report.failed = ended.videos, ended.failed
 
     def _wait_for_requeue(self) -> None:
         """Give the keeper its time to have the jobs of a lost host wait again."""
         until = self._clock.now() + REQUEUE
         while self._clock.now() < until:
-            self._beat(self._clock.now())
+            self._holding.beat()
             try:
                 if self._jobs.waiting(self._clock.now()).count or not self._jobs.working():
                     return
@@ -359,100 +361,45 @@ class Drain:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _close(self, stay: Stay, end: End) -> None:
-        """Give the host of a stay back, and note how it ended once it is gone."""
-        stay.end = end
-        host = self._hosts[stay.label]
-        give_back(
-            self._provider,
-            host,
-            clock=self._clock,
-            meanwhile=lambda: self._beat(self._clock.now()),
-        )
-        stay.until = self._clock.now()
+    def _dismiss(self, watch: Watch, end: End) -> None:
+        """This host is not wanted any more, or does not work."""
+        stay = watch.stay
+        stay.end, self.report.outcome = end, str(end)
+        self._watches.remove(watch)
+        self._leaving[stay.label] = (watch, self._clock.now())
+        if end is End.OUTBID:
+            self._interruptible = False
+        elif end not in ENOUGH:
+            self._failures += 1
+        self._holding.note_end(stay, end)
+
+    def _give_back_leaving(self) -> None:
+        """Destroy what is to go, one try each. Raises HostUndestroyed after many."""
+        for label, (watch, since) in list(self._leaving.items()):
+            if is_given_back(self._provider, watch.host):
+                del self._leaving[label]
+                watch.stay.until = self._clock.now()
+                self._holding.note_gone(label)
+            elif (self._clock.now() - since).total_seconds() >= DESTROY_SECONDS:
+                raise undestroyed(watch.host)
 
     def _clear_up(self) -> None:
         """Have no host of this drain left, by our own list and by the provider's."""
-        failed: list[FleetError] = []
-        for stay in self.report.stays:
-            if stay.until is None:
-                try:
-                    stay.end = stay.end or End.ENDED_EARLY
-                    give_back(self._provider, self._hosts[stay.label], clock=self._clock)
-                    stay.until = self._clock.now()
-                except FleetError as exc:
-                    failed.append(exc)
+        failed: list[StillreelError] = []
+        provider, clock, beat = self._provider, self._clock, self._holding.beat_quietly
+        for watch in [*self._watches, *(watch for watch, _ in self._leaving.values())]:
+            try:
+                watch.stay.end = watch.stay.end or End.ENDED_EARLY
+                give_back(provider, watch.host, clock=clock, meanwhile=beat)
+                watch.stay.until = clock.now()
+            except StillreelError as exc:
+                failed.append(exc)
         try:
-            if self._number:
-                sweep(self._provider, self._prefix, clock=self._clock)
-        except FleetError as exc:
+            if self._holding.number:
+                find(provider, self._unknown, clock=clock)  # until it would be listed
+                sweep(provider, self._prefix, clock=clock, meanwhile=beat)
+        except StillreelError as exc:
             failed.append(exc)
-        now = self._clock.now()
-        try:
-            ended = self._jobs.ended(self.report.started_at) if self.report.stays else Ended()
-            self.report.videos, self.report.failed = ended.videos, ended.failed
-            self._book.end(self._order.run_id, usd=self._usd(now))
-        except (PrefectUnavailable, PrefectRefused) as exc:
-            log.warning("what this drain cost is not written down: %s", exc.message)
+        self._holding.end(self._jobs, is_settled=not failed)
         if failed:
             raise failed[0]
-
-
-@dataclass
-class _Watch:
-    """What has been seen of one host, and what follows from it."""
-
-    stay: Stay
-    limits: Limits
-    host: Host | None = None
-    missing: int = 0
-    is_open: bool = True
-    ended: Ended = field(default_factory=Ended)
-    online_at: datetime | None = None
-    progress_at: datetime | None = None
-    quiet_since: datetime | None = None
-
-    def see_host(self, host: Host | None) -> None:
-        self.missing = 0 if host else self.missing + 1
-        self.host = host or self.host
-
-    def see_jobs(self, now: datetime, *, open_: int, ended: Ended, online: bool) -> None:
-        is_first = online and not self.stay.ready_at
-        if online:
-            self.stay.ready_at = self.stay.ready_at or now
-            self.online_at = now
-        if is_first or ended != self.ended or not open_:
-            self.ended, self.progress_at = ended, now
-        self.is_open = open_ > 0
-        self.quiet_since = None if open_ else self.quiet_since or now
-
-    def end(self, now: datetime) -> End | None:
-        """How the stay ends now; None while it goes on."""
-        limits, ready_at = self.limits, self.stay.ready_at
-        broken = End.LOST if ready_at else End.NEVER_READY
-        if self.missing >= MISSING:  # it has ended itself, which is right when nothing is left
-            return End.DRAINED if ready_at and not self.is_open else broken
-        if self.host and self.host.state is HostState.LOST:
-            return broken
-        if self.host and self.host.state is HostState.STOPPED:
-            return End.OUTBID
-        if now - self.stay.since >= limits.life:
-            return End.DEADLINE
-        if not ready_at:
-            return End.NEVER_READY if now - self.stay.since > limits.boot else None
-        return self._end_of_work(now)
-
-    def _end_of_work(self, now: datetime) -> End | None:
-        limits = self.limits
-        if self.quiet_since and now - self.quiet_since > limits.idle + GRACE:
-            return End.DRAINED
-        if self.online_at and now - self.online_at > limits.contact:
-            return End.LOST
-        if self.progress_at and now - self.progress_at > limits.progress:
-            return End.STALLED
-        return None
-
-
-def quarantined(book: LeaseBook, now: datetime) -> set[str]:
-    """The machines that failed lately."""
-    return {machine for lease in book.since(now - QUARANTINE) for machine in lease.bad_machines}

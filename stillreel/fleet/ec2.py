@@ -122,14 +122,21 @@ class Ec2:
         )
 
     def get(self, host_id: str) -> Host | None:
-        """The host now; None when it is terminated, or being so, and billed no more."""
+        """The host now; None when it is terminated, or being so, and billed no more.
+
+        One that has lost our tag is not gone: it costs, so that is ProviderUnavailable.
+        """
         try:
             with _answers():
                 answer = self._ec2.describe_instances(InstanceIds=[host_id])
         except _Missing:
             return None
         rows = [row for group in answer["Reservations"] for row in group["Instances"]]
-        return _host_of(rows[0]) if rows else None
+        if not rows or rows[0]["State"]["Name"] not in _COSTING:
+            return None
+        if host := _host_of(rows[0]):
+            return host
+        raise ProviderUnavailable(f"EC2 shows instance {host_id} without our tag")
 
     def list(self, prefix: str) -> list[Host]:
         """Our instances, by tag."""
@@ -243,6 +250,8 @@ class Ec2:
             order["InstanceMarketOptions"] = {
                 "MarketType": "spot",
                 "SpotOptions": {
+                    # Its price moves; this is the most that any host of ours may cost.
+                    "MaxPrice": f"{fleet.usd_per_hour_max:.4f}",
                     "SpotInstanceType": "one-time",
                     "InstanceInterruptionBehavior": "terminate",
                 },

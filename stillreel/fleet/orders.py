@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from stillreel.errors import SettingsInvalid
 from stillreel.estimates import guess, work_of
 from stillreel.fleet.decision import Rule
-from stillreel.fleet.drain import Limits, Order
 from stillreel.fleet.ec2 import Ec2
 from stillreel.fleet.labels import Label
+from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.provider import Provider
 from stillreel.fleet.ranking import Ranked
@@ -41,6 +41,8 @@ def limits_of(fleet: FleetSettings) -> Limits:
         idle=timedelta(minutes=fleet.idle_minutes),
         contact=timedelta(minutes=fleet.contact_minutes),
         progress=timedelta(minutes=fleet.progress_minutes),
+        hosts=fleet.hosts_per_pool,
+        work_hours=fleet.work_hours_per_host,
     )
 
 
@@ -117,6 +119,7 @@ def host_env(
         "STILLREEL_HOST_NAME": str(label),
         "STILLREEL_HOST_PRICE": f"{choice.offer.usd_per_hour:.4f}",
         "STILLREEL_RENTED_UNTIL": str(int(deadline.timestamp())),
+        "STILLREEL_HOST_HOURS": f"{fleet.host_hours:g}",
         "STILLREEL_BOOT_MINUTES": f"{fleet.boot_minutes:g}",
         "STILLREEL_IDLE_MINUTES": f"{fleet.idle_minutes:g}",
         "STILLREEL_CONTACT_MINUTES": f"{fleet.contact_minutes:g}",

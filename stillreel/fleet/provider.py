@@ -54,6 +54,8 @@ class Offer:
     """All that is paid by the hour: the machine, and its disk as large as was asked for."""
     machine: str = ""
     """Which machine it is, for the quarantine; empty where the provider does not say."""
+    owner: str = ""
+    """Whose machine it is; likewise."""
     gpu_name: str = ""
     gpu_count: int = 1
     gpu_gb: float = 0.0
@@ -97,6 +99,7 @@ class Host:
     usd_per_hour: float = 0.0
     machine: str = ""
     created_at: datetime | None = None
+    owner: str = ""
     note: str = ""
     """The provider's own words about its state."""
 

@@ -69,6 +69,8 @@ def misfit(
     """Why this offer will not do; empty when it does."""
     if offer.machine and offer.machine in quarantined:
         return f"machine {offer.machine} is in quarantine"
+    if offer.owner and offer.owner in quarantined:
+        return f"the owner {offer.owner} is in quarantine"
     if not 0 < offer.usd_per_hour <= usd_per_hour_max:
         return f"US$ {offer.usd_per_hour:g} an hour is not within US$ {usd_per_hour_max:g}"
     return _wrong_gpu(offer, need) or _out_of_bounds(offer, need)

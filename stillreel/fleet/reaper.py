@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from stillreel.errors import FleetError, HostUndestroyed
+from stillreel.errors import FleetError, HostUndestroyed, StillreelError
 from stillreel.fleet.clock import Clock
 from stillreel.fleet.labels import installation_prefix
 from stillreel.fleet.leases import Lease, LeaseBook
@@ -60,14 +60,17 @@ def reap(
 
     Hosts are listed before leases are read: a host that is seen was written down before. Raises
     PrefectUnavailable, and FleetError when not a single lease is found: then nothing is touched.
-    Raises HostUndestroyed at the end when something is still there.
+    Raises HostUndestroyed at the end when something is still there, and what the provider says
+    where leftovers cannot be listed: hosts cost more, and go first.
     """
     prefix = installation_prefix(installation)
-    things = [
-        thing
-        for thing in (*provider.list(prefix), *provider.leftovers(prefix))
-        if thing.label.installation == installation
-    ]
+    hosts, blind = provider.list(prefix), None
+    try:
+        leftovers = provider.leftovers(prefix)
+    except StillreelError as exc:
+        log.warning("leftovers cannot be listed: %s", exc.message)
+        leftovers, blind = (), exc
+    things = [thing for thing in (*hosts, *leftovers) if thing.label.installation == installation]
     leases = book.read({thing.label.run_id for thing in things})
     if things and not leases:
         raise FleetError(
@@ -79,6 +82,8 @@ def reap(
     if dry_run:
         return found
     done = [_act(provider, one, clock) if one.reason else one for one in found]
+    if blind:
+        raise blind
     if left := [str(one.what.label) for one in done if one.reason and not one.done]:
         raise HostUndestroyed(f"not gone yet, the next round tries again: {', '.join(left)}")
     return done
@@ -103,9 +108,10 @@ def verdict(
 
 
 def _of_a_living_drain(host: Host, lease: Lease, now: datetime) -> str:
-    if lease.until and now > lease.until:
+    until = {asked.number: asked.until for asked in lease.hosts}.get(host.label.number)
+    if until and now > until:
         return "past its deadline"
-    if host.label.number < lease.number:
+    if host.label.number not in {asked.number for asked in lease.hosts}:
         return "its drain has given it up"
     if host.state in (HostState.STOPPED, HostState.LOST):
         return f"it is {host.state}"
@@ -120,7 +126,7 @@ def _act(provider: Provider, found: Found, clock: Clock) -> Found:
             give_back(provider, thing, clock=clock, patience=PATIENCE_SECONDS)
         else:
             provider.remove(thing)
-    except FleetError as exc:
+    except StillreelError as exc:
         log.warning("%s", exc.message)
         return found
     return Found(thing, found.reason, done=True)

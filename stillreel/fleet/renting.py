@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stillreel.errors import (
     CreateUnknown,
-    FleetError,
     HostUndestroyed,
     ProviderRefused,
     ProviderUnavailable,
+    StillreelError,
 )
 from stillreel.fleet.clock import Clock
-from stillreel.fleet.labels import Label
+from stillreel.fleet.labels import Label, run_prefix
 from stillreel.fleet.provider import Boot, Host, Offer, Provider
 
 ADOPT_SECONDS = 90.0
@@ -33,22 +33,26 @@ def rent(provider: Provider, offer: Offer, boot: Boot, *, clock: Clock) -> Host 
         return provider.create(offer, boot)
     except CreateUnknown:
         log.warning("no clear answer about %s; looking for it by its label", boot.label)
-        return find(provider, boot.label, clock=clock)
+        return find(provider, [boot.label], clock=clock).get(boot.label)
 
 
-def find(provider: Provider, label: Label, *, clock: Clock) -> Host | None:
-    """The host of this label, looked for until a list that lags would show it."""
+def find(provider: Provider, labels: Sequence[Label], *, clock: Clock) -> dict[Label, Host]:
+    """The hosts of one drain that have these labels, by label.
+
+    They are looked for until a list that lags would show them.
+    """
+    if not labels:
+        return {}
+    prefix = run_prefix(labels[0].installation, labels[0].run_id)
     deadline = clock.now().timestamp() + ADOPT_SECONDS
+    found: dict[Label, Host] = {}
     while True:
         try:
-            found = [host for host in provider.list(str(label)) if host.label == label]
+            found = {host.label: host for host in provider.list(prefix) if host.label in labels}
         except ProviderUnavailable as exc:
-            log.warning("looking for %s: %s", label, exc.message)
-        else:
-            if found:
-                return found[0]
-        if clock.now().timestamp() >= deadline:
-            return None
+            log.warning("looking for %s*: %s", prefix, exc.message)
+        if len(found) == len(labels) or clock.now().timestamp() >= deadline:
+            return found
         clock.sleep(POLL_SECONDS)
 
 
@@ -66,34 +70,50 @@ def give_back(
     two tries.
     """
     deadline = clock.now().timestamp() + patience
-    while True:
-        try:
-            provider.destroy(host.id)
-            if provider.get(host.id) is None:
-                log.info("%s is gone", host.label)
-                return
-        except (ProviderUnavailable, ProviderRefused) as exc:
-            log.warning("%s is not destroyed yet: %s", host.label, exc.message)
+    while not is_given_back(provider, host):
         if clock.now().timestamp() >= deadline:
-            raise HostUndestroyed(
-                f"{host.provider} host {host.id} ({host.label}) is not known to be gone and may "
-                "still cost money; `stillreel fleet destroy` tries again, else end it by hand"
-            )
+            raise undestroyed(host)
         meanwhile()
         clock.sleep(POLL_SECONDS)
 
 
-def sweep(provider: Provider, prefix: str, *, clock: Clock) -> list[Host]:
+def is_given_back(provider: Provider, host: Host) -> bool:
+    """Destroy a host, once; whether the provider shows that it is gone."""
+    try:
+        provider.destroy(host.id)
+        if provider.get(host.id) is None:
+            log.info("%s is gone", host.label)
+            return True
+    except (ProviderUnavailable, ProviderRefused) as exc:
+        log.warning("%s is not destroyed yet: %s", host.label, exc.message)
+    return False
+
+
+def undestroyed(host: Host) -> HostUndestroyed:
+    """What is to be said of a host that was to be destroyed and may be there."""
+    return HostUndestroyed(
+        f"{host.provider} host {host.id} ({host.label}) is not known to be gone and may still "
+        "cost money; `stillreel fleet destroy` tries again, else end it by hand"
+    )
+
+
+def sweep(
+    provider: Provider,
+    prefix: str,
+    *,
+    clock: Clock,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[Host]:
     """Destroy every host of this prefix that the provider still shows; gives those.
 
     Raises HostUndestroyed, FleetError where the provider cannot be asked.
     """
     hosts = list(provider.list(prefix))
-    failed: list[FleetError] = []
+    failed: list[StillreelError] = []
     for host in hosts:
         try:
-            give_back(provider, host, clock=clock)
-        except HostUndestroyed as exc:
+            give_back(provider, host, clock=clock, meanwhile=meanwhile)
+        except StillreelError as exc:
             failed.append(exc)
     if failed:
         raise failed[0]

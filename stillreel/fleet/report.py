@@ -24,6 +24,8 @@ class End(StrEnum):
     OUTBID = "outbid"
     STALLED = "stalled"
     DEADLINE = "deadline"
+    UNSEEN = "unseen"
+    """It was gone when the drain started again; it costs until then, at most."""
     ENDED_EARLY = "ended early"
     """By us: the drain was cancelled or failed."""
 
@@ -37,10 +39,12 @@ class Stay:
     machine: str
     usd_per_hour: float
     since: datetime
+    deadline: datetime
     usd_for_bytes: float = 0.0
     ready_at: datetime | None = None
     until: datetime | None = None
     end: End | None = None
+    owner: str = ""
 
     def hours(self, now: datetime) -> float:
         """So far, or in all."""
@@ -60,14 +64,27 @@ class Report:
     outcome: str = ""
     decision: Decision | None = None
     stays: list[Stay] = field(default_factory=list)
+    asked: int = 0
+    """Machines that were asked for, whether they were made or not."""
+    usd_before: float = 0.0
+    """Of hosts that an earlier execution of the drain has had and given back."""
     videos: int = 0
     failed: int = 0
     waiting: list[tuple[datetime, int]] = field(default_factory=list)
     """How many jobs had not ended, by time."""
 
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether the month's budget alone kept it from renting."""
+        return bool(self.decision and self.decision.is_over_budget)
+
     def usd(self, now: datetime) -> float:
         """Of all hosts."""
-        return sum(stay.usd(now) for stay in self.stays)
+        return self.usd_before + sum(stay.usd(now) for stay in self.stays)
+
+    def usd_at_most(self, now: datetime) -> float:
+        """The same if those that are there live to their deadlines."""
+        return self.usd_before + sum(stay.usd(max(now, stay.deadline)) for stay in self.stays)
 
     def to_json(self, now: datetime) -> dict[str, Any]:
         """The same as plain data."""

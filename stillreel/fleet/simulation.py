@@ -15,7 +15,7 @@ from datetime import timedelta
 from statistics import fmean
 
 from stillreel.fleet.decision import Money, Rule, Waiting, decide
-from stillreel.fleet.drain import GB_A_JOB
+from stillreel.fleet.offers import GB_A_JOB
 from stillreel.fleet.provider import Need, Offer
 from stillreel.fleet.ranking import Batch, priced
 

@@ -92,6 +92,7 @@ class Vast:
                 HostState.BOOTING,
                 offer.usd_per_hour,
                 offer.machine,
+                owner=offer.owner,
             )
         # An error may have made a stopped machine (a bid too low), and says so or not.
         if made or response.is_success or response.status_code >= 500:
@@ -99,10 +100,17 @@ class Vast:
         raise _refusal(response.status_code, answer)
 
     def get(self, host_id: str) -> Host | None:
-        """The host now; None when it is gone."""
+        """The host now; None when it is gone.
+
+        One that has lost our label is not gone: it costs, so that is ProviderUnavailable.
+        """
         answer = self._ask("GET", f"/api/v0/instances/{host_id}/", gone_is_fine=True)
         row = answer.get("instances")
-        return host_of(row) if row else None
+        if not row:
+            return None
+        if host := host_of(row):
+            return host
+        raise ProviderUnavailable(f"Vast.ai shows machine {host_id} without our label")
 
     def list(self, prefix: str) -> list[Host]:
         """Our hosts: all pages are read, and other people's machines are left out."""
@@ -111,9 +119,10 @@ class Vast:
         while True:
             query = f"?limit={PAGE}" + (f"&after_token={token}" if token else "")
             answer = self._ask("GET", f"/api/v1/instances/{query}")
-            if "instances" not in answer:
+            page = answer.get("instances")
+            if not isinstance(page, list):
                 raise ProviderUnavailable("Vast.ai's list of machines cannot be read")
-            rows += answer["instances"]
+            rows += page
             token = answer.get("next_token") or ""
             if not token:
                 break
@@ -200,6 +209,7 @@ def offer_of(row: Mapping[str, Any], need: Need, *, interruptible: bool) -> Offe
         provider="vast",
         usd_per_hour=bid + disk if interruptible else _number(row, "dph_total"),
         machine=f"vast/{row['machine_id']}" if row.get("machine_id") else "",
+        owner=f"vast/owner/{row['host_id']}" if row.get("host_id") else "",
         gpu_name=str(row.get("gpu_name") or ""),
         gpu_count=int(_number(row, "num_gpus", 1)),
         gpu_gb=_number(row, "gpu_ram") / 1000,
@@ -229,6 +239,7 @@ def host_of(row: Mapping[str, Any]) -> Host | None:
         state=state_of(row),
         usd_per_hour=_number(row, "dph_total"),
         machine=f"vast/{row['machine_id']}" if row.get("machine_id") else "",
+        owner=f"vast/owner/{row['host_id']}" if row.get("host_id") else "",
         created_at=datetime.fromtimestamp(float(started), UTC) if started else None,
         note=str(row.get("status_msg") or "")[:200],
     )

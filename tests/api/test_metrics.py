@@ -67,6 +67,14 @@ def test_stages_and_gpu_seconds_come_from_receipts(api: Api, inference_server: N
     assert medians <= set(found["stillreel_stage_seconds"])
 
 
+def test_this_months_money_for_rented_hosts_is_told(api: Api) -> None:
+    as_new(api)
+    usd = scrape(api)["stillreel_fleet_usd"]
+    assert usd[of("budget")] == 50.0
+    assert usd[of("spent")] >= 0
+    assert of("promised") in usd
+
+
 def test_scrapes_in_a_row_share_what_was_read(api: Api) -> None:
     as_new(api)
     before = scrape(api)

@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from stillreel.errors import (
     CreateUnknown,
+    LeaseTaken,
     OfferGone,
     PrefectUnavailable,
     ProviderUnavailable,
 )
 from stillreel.fleet.backlog import Ended
 from stillreel.fleet.decision import Waiting
-from stillreel.fleet.leases import Lease
+from stillreel.fleet.leases import Asked, Lease
 from stillreel.fleet.provider import Boot, Host, HostState, Leftover, Need, Offer
 
 START = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)
@@ -63,7 +66,9 @@ class World:
     working_jobs: int = 0
     videos: int = 0
     keeper: bool = True
-    """Whether jobs of a host that is gone wait again."""
+    """Whether jobs of a host that is gone wait again; else they do once it is back."""
+    stranded: int = 0
+    """Jobs that look as if they were at work, on a host that is gone."""
     hosts: list[FakeHost] = field(default_factory=list)
     on_step: Callable[[World], None] | None = None
 
@@ -92,11 +97,18 @@ class World:
     def end(self, host: FakeHost) -> None:
         """The machine is gone, and bills no more."""
         host.gone_at = self.at
-        if host.busy_until and self.keeper:
-            self.working_jobs, self.waiting_jobs = self.working_jobs - 1, self.waiting_jobs + 1
+        self.stranded += bool(host.busy_until)
         host.busy_until = None
+        self._requeue()
+
+    def _requeue(self) -> None:
+        if self.keeper:
+            self.working_jobs -= self.stranded
+            self.waiting_jobs += self.stranded
+            self.stranded = 0
 
     def _step(self) -> None:
+        self._requeue()
         if self.on_step:
             self.on_step(self)
         for host in self.living():
@@ -198,6 +210,7 @@ class FakeProvider:
                 self.world.end(it)
 
     def leftovers(self, prefix: str) -> list[Leftover]:
+        self._fault("leftovers")
         return [one for one in self.left if str(one.label).startswith(prefix)]
 
     def remove(self, leftover: Leftover) -> None:
@@ -215,6 +228,7 @@ class FakeProvider:
             offer.usd_per_hour,
             offer.machine,
             self.world.at,
+            owner=offer.owner,
         )
         seconds = self.boots.get(offer.id, self.world.boots_in)
         self.world.hosts.append(
@@ -269,6 +283,11 @@ class FakeBook:
 
     leases: dict[str, Lease] = field(default_factory=dict)
     away: Callable[[], bool] = lambda: False
+    is_away: bool = False
+    execution: str = field(default_factory=lambda: uuid4().hex)
+    closed: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    deciders: list[str] = field(default_factory=list)
+    """Who holds the lock of the budget; one at most."""
 
     def start(self, run_id: str, **values: Any) -> Lease:
         """A drain's flow run has begun."""
@@ -279,49 +298,82 @@ class FakeBook:
     def change(self, run_id: str, **values: Any) -> None:
         self.leases[run_id] = replace(self.leases[run_id], **values)
 
+    def again(self) -> FakeBook:
+        """The book of another process."""
+        return replace(self, execution=uuid4().hex)
+
     def claim(self, run_id: str, pool: str, now: datetime) -> Lease | None:
         self._reach()
         others = [x for x in self.leases.values() if x.run_id != run_id and x.pool == pool]
+        self.change(run_id, pool=pool, execution=self.execution)
         if any(lease.lives(now) for lease in others):
             return None
-        self.change(run_id, pool=pool, beat_at=now)
+        self.change(run_id, beat_at=now)
         return self.leases[run_id]
 
-    def ask(
-        self,
-        run_id: str,
-        number: int,
-        *,
-        until: datetime,
-        usd_per_hour: float,
-        reserve_usd: float,
-        now: datetime,
-    ) -> None:
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
         self._reach()
+        assert not self.deciders
+        self.deciders.append(self.execution)
+        try:
+            yield
+        finally:
+            self.deciders.remove(self.execution)
+
+    def ask(
+        self, run_id: str, asked: Asked, *, usd: float, reserved_usd: float, now: datetime
+    ) -> bool:
+        assert self.deciders == [self.execution]
+        if not self._goes_on(run_id):
+            return False
         self.change(
             run_id,
-            number=number,
-            until=until,
-            usd_per_hour=usd_per_hour,
-            reserved_usd=reserve_usd,
+            number=asked.number,
+            asked=(*(self.leases[run_id].asked or ()), asked),
+            until=asked.until,
+            usd_per_hour=asked.usd_per_hour,
+            reserved_usd=reserved_usd,
+            usd=usd,
             beat_at=now,
         )
-
-    def beat(self, run_id: str, *, usd: float, now: datetime) -> bool:
-        self._reach()
-        if not self.leases[run_id].is_running:
-            return False
-        self.change(run_id, beat_at=now, usd=usd)
         return True
 
-    def end(self, run_id: str, *, usd: float) -> None:
-        self._reach()
-        self.change(run_id, usd=usd, reserved_usd=0.0, beat_at=None)
+    def beat(self, run_id: str, *, usd: float, reserved_usd: float, now: datetime) -> bool:
+        if not self._goes_on(run_id):
+            return False
+        self.change(run_id, beat_at=now, usd=usd, reserved_usd=reserved_usd)
+        return True
 
-    def quarantine(self, run_id: str, number: int, machine: str) -> None:
+    def gone(self, run_id: str, number: int) -> None:
         self._reach()
-        bad = self.leases[run_id].bad_machines
-        self.change(run_id, bad_machines=(*bad, machine))
+        kept = tuple(x for x in self.leases[run_id].asked or () if x.number != number)
+        self.change(run_id, asked=kept)
+
+    def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None:
+        self._goes_on(run_id)
+        self.change(run_id, usd=usd, videos=videos, beat_at=None)
+        if is_settled:
+            self.change(run_id, reserved_usd=0.0)
+
+    def quarantine(self, run_id: str, number: int, machine: str, owner: str = "") -> None:
+        self._reach()
+        lease = self.leases[run_id]
+        self.change(run_id, bad_machines=(*lease.bad_machines, machine))
+        if owner:
+            self.change(run_id, bad_owners=(*lease.bad_owners, (machine, owner)))
+
+    def booted(self, run_id: str, boots: str) -> None:
+        self._reach()
+        self.change(run_id, boots=boots)
+
+    def circuit_closed_at(self, pool: str) -> datetime | None:
+        self._reach()
+        return self.closed.get(pool)
+
+    def close_circuit(self, pool: str, now: datetime) -> None:
+        self._reach()
+        self.closed[pool] = now
 
     def read(self, run_ids: Collection[str]) -> dict[str, Lease]:
         self._reach()
@@ -329,7 +381,14 @@ class FakeBook:
 
     def since(self, at: datetime) -> list[Lease]:
         self._reach()
-        return list(self.leases.values())
+        return [x for x in self.leases.values() if not x.started_at or x.started_at > at]
+
+    def _goes_on(self, run_id: str) -> bool:
+        self._reach()
+        lease = self.leases[run_id]
+        if lease.execution not in ("", self.execution):
+            raise LeaseTaken
+        return lease.is_running
 
     def _reach(self) -> None:
         if self.away():

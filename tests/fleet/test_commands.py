@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,12 +12,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stillreel.cli import app, exit_code
-from stillreel.errors import RequestRejected, SettingsInvalid
+from stillreel.errors import (
+    HostUndestroyed,
+    ProviderRefused,
+    RequestRejected,
+    SettingsInvalid,
+)
 from stillreel.fleet.labels import Label
 from stillreel.fleet.needs import NEEDS
 from stillreel.fleet.provider import Boot
+from stillreel.fleet.renting import give_back
 from stillreel.fleet.vast import Vast
-from stillreel.settings import get_settings
+from stillreel.settings import FleetSettings, get_settings
 from tests.fleet.fake_vast import KEY, FakeVast
 from tests.fleet.test_orders import UNTIL
 
@@ -97,3 +104,33 @@ def test_an_instance_that_is_kept_has_to_be_named(action: str) -> None:
     done = run("fleet", action)
     assert isinstance(done.exception, SettingsInvalid)
     assert "STILLREEL_EC2_KEPT_INSTANCE" in done.exception.message
+
+
+def test_a_provider_that_is_away_keeps_no_host_of_another_alive(
+    vast: FakeVast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLREEL_EC2", "1")  # and no AWS credentials anywhere
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(FleetSettings, "accounts", ("ec2", "vast"))
+    done = run("fleet", "destroy", "--all")
+    assert isinstance(done.exception, SettingsInvalid)
+    assert "AWS credentials" in done.exception.message
+    assert vast.living() == [str(FOREIGN)]
+
+
+def test_one_that_cannot_be_destroyed_keeps_no_other_alive(
+    vast: FakeVast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = min(vast.machines)
+    destroy = Vast.destroy
+
+    def refuse(driver: Vast, host_id: str) -> None:
+        if host_id == str(first):
+            raise ProviderRefused("not this one")
+        destroy(driver, host_id)
+
+    monkeypatch.setattr(Vast, "destroy", refuse)
+    monkeypatch.setattr("stillreel.fleet.flows.give_back", partial(give_back, patience=0.0))
+    done = run("fleet", "destroy", "--all")
+    assert isinstance(done.exception, HostUndestroyed)
+    assert vast.living() == [str(LABELS[0]), str(FOREIGN)]

@@ -68,6 +68,7 @@ def test_a_person_reads_every_line_with_its_limit() -> None:
         "yes  enough jobs wait              12 (limit: 10 or more)",
         "no   the oldest waits long         30.0 h (limit: 168.0 h or more)",
         "no   a deadline is near            none (limit: 24.0 h or less)",
+        "yes  hosts come to work            0 in a row did not (limit: fewer than 3)",
         f"yes  an offer fits                 {offer} (limit: price cap and the model's need)",
         f"yes  the month's budget allows it  {usd} (limit: US$ 50.00)",
         "=> rent: enough jobs wait",

@@ -1,13 +1,11 @@
-"""A whole drain on a virtual clock: what is rented, watched, and gone, whatever fails or dies."""
+"""A whole drain on a virtual clock: what is rented, watched, and gone, whatever fails."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -20,94 +18,25 @@ from stillreel.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from stillreel.fleet.decision import Rule
-from stillreel.fleet.drain import Drain, Limits, Order
-from stillreel.fleet.needs import NEEDS
+from stillreel.fleet.decision import Money
+from stillreel.fleet.leases import money_of
 from stillreel.fleet.provider import HostState
-from stillreel.fleet.reaper import reap
-from stillreel.fleet.report import End, Report
+from stillreel.fleet.report import End
+from tests.fleet.drains import (
+    HOUR,
+    LIMITS,
+    OFFERS,
+    RUN,
+    Setup,
+    check,
+)
 from tests.fleet.fake_world import (
+    START,
     FakeBook,
-    FakeJobs,
-    FakeProvider,
-    Killed,
     World,
     unavailable,
 )
 from tests.fleet.test_ranking import GOOD
-
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-LIFE = 4 * HOUR
-LIMITS = Limits(
-    rule=Rule(threshold=10, oldest=168 * HOUR, deadline=24 * HOUR, month_budget_usd=50.0),
-    usd_per_hour_max=1.2,
-    interruptible=False,
-    boot=20 * MINUTE,
-    life=LIFE,
-    idle=5 * MINUTE,
-    contact=15 * MINUTE,
-    progress=45 * MINUTE,
-)
-OFFERS = [
-    replace(GOOD, id=str(n), machine=f"m{n}", usd_per_hour=0.6 + n / 100, provider="fake")
-    for n in range(1, 9)
-]
-RUN = str(UUID(int=7))
-
-
-class Setup:
-    """A world with a provider, jobs and a book, and drains in it."""
-
-    def __init__(self, jobs: int = 12, **world: Any) -> None:
-        self.world = World(waiting_jobs=jobs, **world)
-        self.provider = FakeProvider(self.world, OFFERS)
-        self.jobs = FakeJobs(self.world)
-        self.book = FakeBook()
-        self.total = jobs
-
-    def drain(
-        self,
-        run_id: str = RUN,
-        *,
-        now: bool = False,
-        limits: Limits = LIMITS,
-        is_handed_over: Callable[[BaseException], bool] = lambda exc: isinstance(exc, Killed),
-    ) -> Drain:
-        """A drain; one that is killed cleans nothing up, as a dead process does not."""
-        if run_id not in self.book.leases:
-            self.book.start(run_id)
-        order = Order(run_id, "main", "a100", NEEDS["ltx-2"], 60.0, lambda *_: {}, now=now)
-        return Drain(
-            order,
-            limits,
-            provider=self.provider,
-            jobs=self.jobs,
-            book=self.book,
-            clock=self.world,
-            is_handed_over=is_handed_over,
-        )
-
-    def reap(self) -> list[str]:
-        """What a round of the reaper destroys."""
-        found = reap(self.provider, self.book, installation="main", life=LIFE, clock=self.world)
-        return [one.reason for one in found if one.done]
-
-    def live_on(self, span: timedelta) -> None:
-        """Let the time pass, with the reaper at work every five minutes."""
-        until = self.world.at + span
-        while self.world.at < until:
-            self.world.sleep(300)
-            if self.book.leases:
-                self.reap()
-
-
-def check(it: Setup, report: Report, *, end: End = End.DRAINED, hosts: int = 1) -> None:
-    assert report.outcome == end
-    assert len(report.stays) == hosts
-    assert it.world.living() == []
-    assert it.book.leases[RUN].reserved_usd == 0
-    assert it.book.leases[RUN].usd == pytest.approx(report.usd(it.world.at))
-
 
 # --- good times -------------------------------------------------------------------------------
 
@@ -172,7 +101,7 @@ def test_a_second_drain_of_a_pool_leaves_at_once() -> None:
 
 def test_the_budget_counts_what_others_spend_and_may_still_spend() -> None:
     it = Setup(12)
-    it.book.start(str(uuid4()), pool="a100", usd=30.0, is_over=True, reserved_usd=99.0)
+    it.book.start(str(uuid4()), pool="a100", usd=30.0, is_over=True)
     it.book.start(
         str(uuid4()), pool="g5", usd=5.0, reserved_usd=18.0, beat_at=it.world.at
     )  # lives: 13 more
@@ -181,6 +110,38 @@ def test_the_budget_counts_what_others_spend_and_may_still_spend() -> None:
     assert report.decision
     assert "budget" in report.decision.reason
     assert it.provider.creates == []
+
+
+def test_what_a_dead_drain_may_have_cost_counts_until_the_month_is_over() -> None:
+    it = Setup(12)
+    it.book.start(
+        str(uuid4()), pool="a100", usd=1.0, reserved_usd=48.5, is_over=True, started_at=START
+    )
+    assert it.drain().run().outcome == "not rented"
+    it.world.at += timedelta(days=31)
+    assert it.drain(str(uuid4())).run().outcome == End.DRAINED
+
+
+def test_a_drain_of_the_month_before_counts_there_and_what_it_may_cost_here() -> None:
+    first = datetime(2026, 12, 1, 0, 30, tzinfo=UTC)
+    began = first - HOUR
+    lease = FakeBook().start("x", pool="a100", usd=2.0, reserved_usd=5.0, started_at=began)
+    alive = replace(lease, beat_at=first)
+    assert money_of([alive], but="", now=first) == Money(0.0, 3.0)
+    assert money_of([lease], but="", now=first) == Money(0.0, 0.0)  # dead, and its month is over
+    assert money_of([lease], but="", now=began) == Money(2.0, 3.0)
+
+
+def test_the_budget_holds_for_the_offer_that_is_taken_in_the_end() -> None:
+    it = Setup(12)
+    it.provider.on_offer = [OFFERS[0], replace(OFFERS[1], usd_per_hour=1.1)]
+    it.provider.faults["create"].append(OfferGone())
+    rule = replace(LIMITS.rule, month_budget_usd=3.0)
+    report = it.drain(limits=replace(LIMITS, rule=rule)).run()
+    assert report.outcome == "not rented"
+    assert report.decision
+    assert "budget" in report.decision.reason
+    assert len(it.provider.creates) == 1
 
 
 def test_interruptible_first_and_on_demand_after_an_interruption() -> None:
@@ -341,187 +302,6 @@ def test_a_host_that_cannot_be_destroyed_is_told_loudly_and_reaped_later() -> No
     assert it.world.living() == []
 
 
-# --- Prefect or the drain itself fails ----------------------------------------------------------
-
-
-def test_a_cancelled_drain_gives_its_host_back() -> None:
-    it = Setup(100)
-
-    def cancel(world: World) -> None:
-        if world.videos == 5:
-            it.book.change(RUN, is_running=False)
-
-    it.world.on_step = cancel
-    with pytest.raises(LeaseLost):
-        it.drain().run()
-    assert it.world.living() == []
-
-
-def test_prefect_may_be_away_for_a_while() -> None:
-    it = Setup(30)
-    away = (it.world.at + 10 * MINUTE, it.world.at + 18 * MINUTE)
-    it.jobs.away = it.book.away = lambda: away[0] < it.world.at < away[1]
-    check(it, it.drain().run())
-    assert it.world.videos == 30
-
-
-def test_a_drain_that_is_cut_off_for_longer_gives_its_host_back() -> None:
-    it = Setup(100)
-    since = it.world.at + 10 * MINUTE
-    it.jobs.away = it.book.away = lambda: it.world.at > since
-    with pytest.raises(LeaseLost):
-        it.drain().run()
-    assert it.world.living() == []
-
-
-MOMENTS: dict[str, Callable[[Setup], None]] = {
-    "before the create": lambda it: it.provider.faults["create"].append("killed before"),
-    "after the create": lambda it: it.provider.faults["create"].append("killed after"),
-    "while it boots": lambda it: die_when(it, lambda w: w.at > w.hosts[0].born + MINUTE),
-    "while it works": lambda it: die_when(it, lambda w: w.videos == 5),
-    "while it is idle": lambda it: die_when(it, lambda w: w.videos == it.total and w.living()),
-    "before the destroy": lambda it: it.provider.faults["destroy"].append(Killed()),
-}
-
-
-def die_when(it: Setup, moment: Callable[[World], Any]) -> None:
-    dead: list[bool] = []
-
-    def step(world: World) -> None:
-        if not dead and world.hosts and moment(world):
-            dead.append(True)
-            raise Killed
-
-    it.world.on_step = step
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("hosts_end_themselves", [True, False], ids=["agent lives", "agent dead"])
-def test_a_killed_drain_that_starts_again_goes_on_with_its_host(
-    moment: str, hosts_end_themselves: bool
-) -> None:
-    it = Setup(12, ends_itself=hosts_end_themselves)
-    MOMENTS[moment](it)
-    if moment == "before the destroy":
-        it.world.ends_itself = False
-    with pytest.raises(Killed):
-        it.drain().run()
-
-    report = it.drain().run()
-
-    assert it.book.leases[RUN].usd == pytest.approx(it.world.usd(), rel=0.15)
-    assert it.world.living() == []
-    assert it.world.videos == 12
-    assert it.world.waiting_jobs == it.world.working_jobs == 0
-    assert len(it.world.hosts) == 1  # no second rental
-    assert len(it.provider.creates) == len(set(it.provider.creates))
-    assert report.outcome in (End.DRAINED, "not rented")
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("hosts_end_themselves", [True, False], ids=["agent lives", "agent dead"])
-@pytest.mark.parametrize("lag", [0.0, 30.0], ids=["", "list lags"])
-def test_a_killed_drain_that_never_starts_again_leaves_nothing_to_bill(
-    moment: str, hosts_end_themselves: bool, lag: float
-) -> None:
-    it = Setup(12, ends_itself=hosts_end_themselves)
-    it.provider.lag = lag
-    MOMENTS[moment](it)
-    with pytest.raises(Killed):
-        it.drain().run()
-    died = it.world.at
-
-    it.live_on(30 * MINUTE)
-
-    assert it.world.living() == []
-    for host in it.world.hosts:
-        assert host.gone_at
-        assert host.gone_at <= died + 20 * MINUTE
-    it.book.change(RUN, is_over=True, is_running=False)
-    left = it.world.waiting_jobs + it.world.working_jobs
-    assert left + it.world.videos == 12  # no job is lost
-    it.drain(str(uuid4()), now=True).run()
-    assert it.world.videos == 12
-    assert it.world.living() == []
-
-
-def test_two_drains_at_once_and_a_reaper_rent_once() -> None:
-    it = Setup(40)
-    reaped: list[str] = []
-    it.world.on_step = lambda _: reaped.extend(it.reap())
-    check(it, it.drain().run())
-    assert reaped == []  # a living drain's host is left alone
-    assert it.world.videos == 40
-
-
-def test_a_failure_of_ours_gives_the_host_back() -> None:
-    it = Setup(12)
-
-    def broken(world: World) -> None:
-        if world.videos == 2:
-            raise ValueError("a bug")
-
-    it.world.on_step = broken
-    with pytest.raises(ValueError, match="a bug"):
-        it.drain().run()
-    assert it.world.living() == []
-
-
 def test_errors_of_the_fleet_are_one_family() -> None:
     for error in (HostFailed, HostUndestroyed, LeaseLost, OfferGone, ProviderUnavailable):
         assert issubclass(error, FleetError)
-
-
-ANSWERS: dict[str, tuple[str, Any]] = {
-    "create: made, answer lost": ("create", "lost answer"),
-    "create: nothing made, no answer": ("create", "nothing made"),
-    "create: offer gone": ("create", OfferGone()),
-    "create: 429": ("create", ProviderUnavailable()),
-    "destroy: lost": ("destroy", "lost"),
-    "destroy: 429": ("destroy", ProviderUnavailable()),
-    "look: 503": ("get", ProviderUnavailable()),
-}
-
-
-def test_the_whole_matrix(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever dies at whatever step: who is still alive, what was rented twice, what was lost."""
-    rows: list[tuple[str, str, str, int, int, int]] = []
-    for moment, kill in MOMENTS.items():
-        for agent in (True, False):
-            for again in (True, False):
-                it = Setup(12, ends_itself=agent)
-                kill(it)
-                if moment == "before the destroy":
-                    it.world.ends_itself = False
-                with pytest.raises(Killed):
-                    it.drain().run()
-                if again:
-                    it.drain().run()
-                it.live_on(LIFE + 30 * MINUTE)
-                who = "drain" if agent else "drain, host agent"
-                rows.append((who, moment, "starts again" if again else "stays dead", *count(it)))
-    for name, (call, fault) in ANSWERS.items():
-        for lag in (0.0, 30.0):
-            it = Setup(12, ends_itself=call != "destroy")
-            it.provider.lag = lag
-            it.provider.faults[call].append(fault)
-            it.drain().run()
-            rows.append(("provider's answer", name, f"list lags {lag:.0f} s", *count(it)))
-    with capsys.disabled():
-        if "-s" in sys.argv:
-            for row in (("dies", "when", "then", "alive", "double", "lost"), *rows):
-                sys.stdout.write("{:<18} {:<32} {:<15} {:>5} {:>6} {:>4}\n".format(*row))
-    assert {row[3:] for row in rows} == {(0, 0, 0)}
-    assert len(rows) == len(MOMENTS) * 4 + len(ANSWERS) * 2
-
-
-def count(it: Setup) -> tuple[int, int, int]:
-    """Hosts that live, hosts that lived at the same time, jobs that are nowhere."""
-    spans = [(host.born, host.gone_at or it.world.at) for host in it.world.hosts]
-    double = sum(
-        one[0] < other[1] and other[0] < one[1]
-        for n, one in enumerate(spans)
-        for other in spans[n + 1 :]
-    )
-    kept = it.world.videos + it.world.waiting_jobs + it.world.working_jobs
-    return len(it.world.living()), double, it.total - kept

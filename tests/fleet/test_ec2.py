@@ -158,6 +158,7 @@ def test_a_spot_instance_is_one_time_and_ends_when_it_is_taken_back(ec2: Ec2, aw
     assert row["InstanceLifecycle"] == "spot"
     market = ec2._launch(offer, boot_of())["InstanceMarketOptions"]["SpotOptions"]
     assert market == {
+        "MaxPrice": "1.2000",  # STILLREEL_USD_PER_HOUR_MAX
         "SpotInstanceType": "one-time",
         "InstanceInterruptionBehavior": "terminate",
     }
@@ -291,3 +292,12 @@ def test_a_leftover_of_another_kind_is_cancelled_as_a_request(ec2: Ec2) -> None:
 def test_a_model_without_a_machine_at_ec2_is_named(ec2: Ec2) -> None:
     with pytest.raises(SettingsInvalid, match=r"STILLREEL_EC2_INSTANCE_TYPE.*ltx-2"):
         ec2.offers(NEEDS["ltx-2"])
+
+
+def test_an_instance_without_our_tag_is_not_gone(ec2: Ec2, aws: Any) -> None:
+    host = ec2.create(OFFER, boot_of())
+    aws.delete_tags(Resources=[host.id], Tags=[{"Key": TAG}])
+    with pytest.raises(ProviderUnavailable, match="without our tag"):
+        ec2.get(host.id)
+    ec2.destroy(host.id)
+    assert ec2.get(host.id) is None

@@ -73,6 +73,18 @@ def test_it_always_ends_by_its_time(sights: list[Sight]) -> None:
 def test_the_times_are_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     at = datetime(2026, 11, 28, 12, tzinfo=UTC)
     monkeypatch.setenv("STILLREEL_RENTED_UNTIL", str(at.timestamp() + 3600))
+    monkeypatch.setenv("STILLREEL_HOST_HOURS", "2")
     monkeypatch.setenv("STILLREEL_IDLE_MINUTES", "0.5")
     it = clock_of(get_settings().fleet, since=5.0, at=at)
-    assert (it.left, it.idle, it.boot, it.contact, it.since) == (3600, 30, 1200, 900, 5.0)
+    assert (it.left, it.idle, it.boot, it.contact, it.since) == (3480, 30, 1200, 900, 5.0)
+    get_settings.cache_clear()
+    monkeypatch.setenv("STILLREEL_RENTED_UNTIL", str(at.timestamp() + 60))
+    assert clock_of(get_settings().fleet, since=5.0, at=at).left == 54
+
+
+def test_a_host_whose_clock_is_a_day_behind_lives_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    monkeypatch.setenv("STILLREEL_RENTED_UNTIL", str(at.timestamp() + 28 * 3600))
+    assert clock_of(get_settings().fleet, since=5.0, at=at).left == 4 * 3600 - 120

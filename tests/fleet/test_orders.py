@@ -56,6 +56,7 @@ def test_a_host_knows_its_name_its_price_its_time_and_nothing_more(
         "STILLREEL_HOST_NAME": str(LABEL),
         "STILLREEL_HOST_PRICE": "0.6600",
         "STILLREEL_RENTED_UNTIL": str(int(UNTIL.timestamp())),
+        "STILLREEL_HOST_HOURS": "4",
         "STILLREEL_BOOT_MINUTES": "20",
         "STILLREEL_IDLE_MINUTES": "5",
         "STILLREEL_CONTACT_MINUTES": "15",

@@ -9,7 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from stillreel.errors import FleetError, HostUndestroyed, PrefectUnavailable
+from stillreel.errors import (
+    FleetError,
+    HostUndestroyed,
+    PrefectUnavailable,
+    ProviderRefused,
+)
 from stillreel.fleet.labels import Label
 from stillreel.fleet.leases import Lease
 from stillreel.fleet.provider import Boot, Host, HostState, Leftover
@@ -166,4 +171,15 @@ def test_two_reapers_at_once_do_no_harm() -> None:
     it.provider.destroy = meanwhile
     assert [one.done for one in it.reap()] == [True]
     assert [one.done for one in inner[0]] == [True]
+    assert it.living() == set()
+
+
+def test_leftovers_that_cannot_be_listed_keep_no_host_alive() -> None:
+    it = Place()
+    it.rent(RUN)
+    it.book.start(RUN, is_over=True)
+    it.provider.faults["leftovers"].extend([ProviderRefused("not allowed")] * 2)
+    assert [one.reason for one in it.reap(dry_run=True)] == ["its drain is over"]
+    with pytest.raises(ProviderRefused, match="not allowed"):
+        it.reap()
     assert it.living() == set()

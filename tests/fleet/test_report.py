@@ -17,7 +17,16 @@ HOUR = timedelta(hours=1)
 def stay(number: int, hours: float, end: End) -> Stay:
     label = Label("main", str(UUID(int=3)), number)
     return Stay(
-        label, "vast", f"vast/{number}", 0.6, AT, 0.1, AT + 0.25 * HOUR, AT + hours * HOUR, end
+        label,
+        "vast",
+        f"vast/{number}",
+        0.6,
+        AT,
+        AT + 4 * HOUR,
+        0.1,
+        AT + 0.25 * HOUR,
+        AT + hours * HOUR,
+        end,
     )
 
 

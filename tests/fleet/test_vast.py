@@ -240,3 +240,15 @@ def test_no_secret_is_told(fake: FakeVast, vast: Vast, caplog: pytest.LogCapture
 )
 def test_three_statuses_come_to_one(row: dict[str, Any], state: HostState) -> None:
     assert state_of(row) is state
+
+
+@pytest.mark.parametrize("label", [None, "", "somebody else's"])
+def test_a_machine_without_our_label_is_not_gone(
+    fake: FakeVast, vast: Vast, label: str | None
+) -> None:
+    host = vast.create(offer_from(vast), boot_of())
+    fake.machines[int(host.id)]["label"] = label
+    with pytest.raises(ProviderUnavailable, match="without our label"):
+        vast.get(host.id)
+    vast.destroy(host.id)
+    assert vast.get(host.id) is None

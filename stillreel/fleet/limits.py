@@ -1,0 +1,45 @@
+"""What a drain may do, and which drain it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from stillreel.fleet.decision import Rule
+from stillreel.fleet.labels import Label
+from stillreel.fleet.provider import Need
+from stillreel.fleet.ranking import Ranked
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a drain may do; see the settings of the fleet."""
+
+    rule: Rule
+    usd_per_hour_max: float
+    interruptible: bool
+    boot: timedelta
+    life: timedelta
+    idle: timedelta
+    contact: timedelta
+    progress: timedelta
+    hosts: int = 1
+    """At once."""
+    work_hours: float = 2.0
+    """Of what is open, for each host: with more, another is rented."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which drain this is."""
+
+    run_id: str
+    installation: str
+    pool: str
+    need: Need
+    seconds_per_job: float
+    env: Callable[[Label, Ranked, datetime], Mapping[str, str]] = field(repr=False)
+    """The environment of a host by its label, its price and its deadline."""
+    now: bool = False
+    """A person asks: one job is enough."""
