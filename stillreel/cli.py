@@ -16,7 +16,7 @@ import stamina
 import stamina.instrumentation
 import typer
 
-from stillreel import __version__, cli_fleet, cli_jobs, cli_keys, cli_owners
+from stillreel import __version__, cli_fleet, cli_jobs, cli_keys, cli_owners, cli_storage
 from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
     ApiError,
@@ -274,6 +274,7 @@ cli_jobs.mount(app)
 cli_fleet.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
+app.add_typer(cli_storage.storage, name="storage")
 
 
 if __name__ == "__main__":
