@@ -197,6 +197,23 @@ def host(
 
 
 @app.command()
+def server(
+    part: Annotated[
+        str, typer.Option(help="all, or apart: api (several may run), services, migrate.")
+    ] = "all",
+) -> None:
+    """Run the Prefect server of a larger installation, whole or in parts.
+
+    Parts need Postgres (DATABASE_URL) and Redis (REDIS_URL); `stillreel up` has its own server.
+    """
+    from stillreel.prefect_server import Part, run_server
+
+    if part not in list(Part):
+        raise RequestRejected(f"--part {part!r} is not known; there are: {', '.join(Part)}")
+    run_server(home_settings(), Part(part))
+
+
+@app.command()
 def control() -> None:
     """Run the worker of drains and the reaper; needs the account to rent from, and no GPU.
 

@@ -744,14 +744,14 @@ class ServerSettings(_Concern):
     database_url: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("DATABASE_URL", "DATABASE_URL"),
-        description="Postgres of the Prefect server of `up`, as `postgresql://...`; empty uses "
-        "SQLite.",
+        description="Postgres of the Prefect server of `up` and `server`, as `postgresql://...`; "
+        "empty uses SQLite.",
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("REDIS_URL", "REDIS_URL"),
-        description="Redis for the messages of several Prefect servers; one server needs none "
-        "(several servers are to come).",
+        description="Redis for the messages between the parts of `stillreel server`; a server that "
+        "is one process needs none.",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of that Prefect server.")
     keeper_seconds: float = Field(
