@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,10 +74,10 @@ class Compose:
     def services(self) -> dict[str, dict[str, Any]]:
         return read_services(self.env)
 
-    def start(self, name: str, *, instance: str = "") -> int:
-        """The port of a service, once it is as healthy as its own check says.
+    def start(self, name: str, *, instance: str = "", wait: bool = True) -> None:
+        """Start a service, after what it depends on; `wait` until its own check finds it healthy.
 
-        What it depends on is started first. `instance` tells several of one service apart.
+        `instance` tells several of one service apart.
         """
         service = self.services[name]
         for other, need in service.get("depends_on", {}).items():
@@ -95,9 +96,15 @@ class Compose:
             )
         )
         self.daemons[called] = daemon
-        if check := service.get("healthcheck"):
-            daemon.wait_until(lambda: self._healthy(called, check), timeout=START_SECONDS)
-        return self.ports[called]
+        if wait:
+            self.wait(name, instance=instance)
+
+    def wait(self, name: str, *, instance: str = "") -> None:
+        """Return when the service's own check finds it healthy, where it has one."""
+        called = f"{name}{instance}"
+        if check := self.services[name].get("healthcheck"):
+            ready = partial(self._healthy, called, check)
+            self.daemons[called].wait_until(ready, timeout=START_SECONDS)
 
     def complete(self, name: str) -> None:
         """Run a service that ends, once, and what it depends on; it has to end with 0."""

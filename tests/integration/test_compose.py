@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ def compose(require: Callable[[str, bool], None], bucket: Bucket) -> Iterator[Co
     with running_compose(PREFECT_UI_ORIGIN=UI, STILLREEL_MODELS="preview", **bucket.env) as made:
         made.start("prefect")
         made.start("services")
-        made.start("api", instance="1")
-        made.start("api", instance="2")
+        for replica in ("1", "2"):
+            made.start("api", instance=replica, wait=False)
         made.start("host")
+        for replica in ("1", "2"):
+            made.wait("api", instance=replica)
         yield made
 
 
@@ -150,6 +153,16 @@ def test_ours_run_without_root_and_publish_on_loopback_only(tmp_path: Path) -> N
         assert service["cap_drop"] == ["ALL"], name
         assert service["read_only"] is True, name
         assert "/data" in str(service["volumes"]), name
+
+
+def test_a_wheel_takes_no_secrets_along() -> None:
+    """hatch takes whole directories with all that lies there, ignored by git or not."""
+    project = tomllib.loads((project_dir() / "pyproject.toml").read_text())
+    taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert "infra/ec2/cloud-init.yaml" in taken
+    for name in taken:
+        path = project_dir() / name
+        assert path.is_file() or FILE.parent not in (path, *path.parents), name
 
 
 def test_the_file_names_only_what_it_has() -> None:

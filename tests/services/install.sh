@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that some integration tests need, where they are missing (Debian, Ubuntu):
 # Ceph's radosgw with a monitor and a disk daemon (S3), Postgres with its extensions, Redis; and what
-# looks at the files that machines boot from: shellcheck, systemd-analyze, cloud-init.
+# looks at the files that machines boot from: shellcheck, systemd-analyze, cloud-init; promtool.
 set -euo pipefail
 
 missing=()
@@ -11,7 +11,8 @@ done
 # Debian's `postgresql-<version>` holds contrib, which has the pg_trgm that Prefect asks for.
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 # command:package
-for pair in redis-server:redis-server shellcheck:shellcheck systemd-analyze:systemd cloud-init:cloud-init; do
+for pair in redis-server:redis-server shellcheck:shellcheck systemd-analyze:systemd cloud-init:cloud-init \
+  promtool:prometheus; do
   command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
