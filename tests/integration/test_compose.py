@@ -32,7 +32,9 @@ def compose(require: Callable[[str, bool], None], bucket: Bucket) -> Iterator[Co
     require("Postgres (tests/services/install.sh)", postgres_service.is_installed())
     require("Redis (tests/services/install.sh)", redis_service.is_installed())
     require("prefect-redis (make services)", (PACKAGES / "prefect_redis").is_dir())
-    with running_compose(PREFECT_UI_ORIGIN=UI, STILLREEL_MODELS="preview", **bucket.env) as made:
+    bucket.client.create_bucket(Bucket="compose")  # one bucket, one installation
+    env = bucket.env | {"S3_BUCKET": "compose", "PREFECT_UI_ORIGIN": UI}
+    with running_compose(STILLREEL_MODELS="preview", **env) as made:
         made.start("prefect")
         made.start("services")
         for replica in ("1", "2"):

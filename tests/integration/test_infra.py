@@ -115,7 +115,7 @@ def test_railway_files_say_what_railway_knows(path: Path) -> None:
 TERRAFORM = INFRA / "terraform"
 
 
-def test_terraform_is_formatted(require: Require) -> None:
+def test_terraform_is_formatted() -> None:
     if not shutil.which("terraform"):
         pytest.skip("terraform is in no package registry, so it is here by luck only")
     done = terraform("fmt", "-check", "-diff", folder=TERRAFORM)
