@@ -78,9 +78,11 @@ test-models: $(VENV)/.setup-dev ## Of these only the AI models, on tiny ones mad
 test-gpu: $(VENV)/.setup-dev ## Run the AI models in their real size on this machine's GPU
 	@$(BIN)/python -m pytest tests/gpu $(ARGS)
 
-services: ## Install what integration tests start: servers (Debian; uses sudo), the Vast.ai SDK
+services: ## Install what integration tests start: servers (Debian; uses sudo), SDKs
 	@tests/services/install.sh
 	@$(PYTHON) -m venv .venv-vastai && .venv-vastai/bin/pip install --quiet vastai==1.9.1
+	@.venv-vastai/bin/pip install --quiet --no-deps --upgrade --target .server-packages \
+	  -r infra/docker/server-requirements.txt
 
 test-integration: $(VENV)/.setup-dev ## Run the tests with real servers, workers and hosts
 	@$(BIN)/python -m pytest tests/integration $(ARGS)

@@ -16,7 +16,15 @@ import stamina
 import stamina.instrumentation
 import typer
 
-from stillreel import __version__, cli_costs, cli_fleet, cli_jobs, cli_keys, cli_owners
+from stillreel import (
+    __version__,
+    cli_costs,
+    cli_fleet,
+    cli_jobs,
+    cli_keys,
+    cli_owners,
+    cli_storage,
+)
 from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
     ApiError,
@@ -197,6 +205,23 @@ def host(
 
 
 @app.command()
+def server(
+    part: Annotated[
+        str, typer.Option(help="all, or apart: api (several may run), services, migrate.")
+    ] = "all",
+) -> None:
+    """Run the Prefect server of a larger installation, whole or in parts.
+
+    Parts need Postgres (DATABASE_URL) and Redis (REDIS_URL); `stillreel up` has its own server.
+    """
+    from stillreel.prefect_server import Part, run_server
+
+    if part not in list(Part):
+        raise RequestRejected(f"--part {part!r} is not known; there are: {', '.join(Part)}")
+    run_server(home_settings(), Part(part))
+
+
+@app.command()
 def control() -> None:
     """Run the worker of drains and the reaper; needs the account to rent from, and no GPU.
 
@@ -275,6 +300,7 @@ cli_fleet.mount(app)
 cli_costs.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
+app.add_typer(cli_storage.storage, name="storage")
 
 
 if __name__ == "__main__":

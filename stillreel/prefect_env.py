@@ -44,7 +44,7 @@ def local_run_env(settings: Settings) -> dict[str, str]:
 
 
 def server_env(settings: Settings) -> dict[str, str]:
-    """For the Prefect server of `stillreel up`.
+    """For the Prefect server of `stillreel up` and `stillreel server`.
 
     Both UIs take a path as the API's address (3.8.8), so a browser finds it from any machine.
     """
@@ -60,7 +60,7 @@ def server_env(settings: Settings) -> dict[str, str]:
     }
     if database := settings.server.database_url.get_secret_value():
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = database
-    return _unless_set(env)
+    return unless_set(env)
 
 
 def worker_env(settings: Settings) -> dict[str, str]:
@@ -73,7 +73,7 @@ def worker_env(settings: Settings) -> dict[str, str]:
     }
     if settings.storage.kind != "local":  # so that another host finds what is finished
         env["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = RESULT_BLOCK_SLUG
-    return _unless_set(env)
+    return unless_set(env)
 
 
 def listen_host(settings: Settings) -> str:
@@ -103,7 +103,7 @@ def pin_api() -> str:
 
 def apply(env: dict[str, str]) -> None:
     """Put these into this process's environment, except where the operator has set something."""
-    os.environ.update(_unless_set(env))
+    os.environ.update(unless_set(env))
 
 
 def use_own_api(url: str) -> str:
@@ -113,5 +113,6 @@ def use_own_api(url: str) -> str:
     return "" if other == url else other
 
 
-def _unless_set(env: dict[str, str]) -> dict[str, str]:
+def unless_set(env: dict[str, str]) -> dict[str, str]:
+    """Those of these that the operator has not set."""
     return {n: value for n, value in env.items() if n == "PATH" or n not in os.environ}

@@ -192,6 +192,22 @@ class StorageSettings(_Concern):
         validation_alias=_names("R2_PUBLIC_URL", "R2_PUBLIC_URL"),
         description="Public address of the R2 bucket; empty signs URLs.",
     )
+    r2_location: Literal["", "wnam", "enam", "weur", "eeur", "apac", "oc"] = Field(
+        "",
+        validation_alias=_names("R2_LOCATION", "R2_LOCATION"),
+        description="Where `stillreel storage init` asks R2 to make the bucket: `wnam`, `enam`, "
+        "`weur`, `eeur`, `apac`, `oc`; a hint. Empty: R2 chooses.",
+    )
+    r2_jurisdiction: Literal["", "eu", "fedramp"] = Field(
+        "",
+        validation_alias=_names("R2_JURISDICTION", "R2_JURISDICTION"),
+        description="Where the bucket has to stay: `eu` or `fedramp`; becomes part of R2_ENDPOINT.",
+    )
+    upload_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",),
+        description="Sites whose pages may use signed URLs of a bucket, comma-separated, e.g. "
+        "`https://app.example.com`; `stillreel storage init` tells the bucket.",
+    )
     upload_url_seconds: int = Field(
         3600,
         ge=60,
@@ -222,11 +238,52 @@ class StorageSettings(_Concern):
     output_days: int = Field(
         0, ge=0, description="Days that videos are kept after they were made; 0: for ever."
     )
+    results_days: int = Field(
+        90,
+        ge=0,
+        description="Days that a bucket keeps what tasks have noted for each other; 0: for ever. "
+        "Later a task that is run again works again.",
+    )
+    bucket_input_days: int = Field(
+        0,
+        ge=0,
+        description="Days after which the bucket itself deletes inputs, even of jobs that still "
+        "wait; 0: never, the keeper does it with more care.",
+    )
+    bucket_output_days: int = Field(
+        0,
+        ge=0,
+        description="The same for videos and their receipts, which the keeper keeps; 0: never.",
+    )
 
     @field_validator("storage_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and _absolute_path(value)
+
+    @field_validator("upload_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _comma_separated(value)
+
+    @field_validator("upload_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if text != "*" and not _ORIGIN.fullmatch(text):
+                raise ValueError(
+                    f"{text[:80]!r} is no origin; write e.g. https://app.example.com, without a "
+                    "path, or * for every site"
+                )
+        return value
+
+    @property
+    def r2_address(self) -> str:
+        """The address of the R2 account, in its jurisdiction."""
+        found = _R2_ADDRESS.fullmatch(self.r2_endpoint)
+        if not self.r2_jurisdiction or not found:
+            return self.r2_endpoint
+        return f"{found['account']}.{self.r2_jurisdiction}.{found['rest']}"
 
     @property
     def kind(self) -> Literal["local", "s3", "r2"]:
@@ -257,6 +314,14 @@ class StorageSettings(_Concern):
         if any(r2.values()) and not all(r2.values()):
             missing = ", ".join(name for name, value in r2.items() if not value)
             raise ValueError(f"R2 is configured in part; set {missing} too")
+        found = _R2_ADDRESS.fullmatch(self.r2_endpoint)
+        if self.r2_jurisdiction and (
+            not found or found["place"] not in (None, self.r2_jurisdiction)
+        ):
+            raise ValueError(
+                f"R2_JURISDICTION is {self.r2_jurisdiction}, which R2_ENDPOINT cannot be in; set "
+                "that to https://<account>.r2.cloudflarestorage.com, or leave the jurisdiction out"
+            )
         if (
             bool(self.s3_access_key_id.get_secret_value())
             != bool(self.s3_secret_access_key.get_secret_value())
@@ -697,14 +762,14 @@ class ServerSettings(_Concern):
     database_url: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("DATABASE_URL", "DATABASE_URL"),
-        description="Postgres of the Prefect server of `up`, as `postgresql://...`; empty uses "
-        "SQLite.",
+        description="Postgres of the Prefect server of `up` and `server`, as `postgresql://...`; "
+        "empty uses SQLite.",
     )
     redis_url: SecretStr = Field(
         SecretStr(""),
         validation_alias=_names("REDIS_URL", "REDIS_URL"),
-        description="Redis for the messages of several Prefect servers; one server needs none "
-        "(several servers are to come).",
+        description="Redis for the messages between the parts of `stillreel server`; a server that "
+        "is one process needs none.",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of that Prefect server.")
     keeper_seconds: float = Field(
@@ -874,6 +939,11 @@ def _host_and_port(text: str) -> str:
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _PAIR = re.compile(
     rf"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*)):(?P<port>[0-9]{{1,5}})"
+)
+_ORIGIN = re.compile(rf"https?://(?:\[[0-9A-Fa-f:.]+\]|{_LABEL}(?:\.{_LABEL})*)(?::[0-9]{{1,5}})?")
+_R2_ADDRESS = re.compile(
+    r"(?P<account>https://[0-9A-Za-z]+)\.(?:(?P<place>eu|fedramp)\.)?"
+    r"(?P<rest>r2\.cloudflarestorage\.com)/?"
 )
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")
 

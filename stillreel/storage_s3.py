@@ -103,7 +103,7 @@ def bucket_of(settings: StorageSettings) -> Bucket:
         )
     return Bucket(
         name=settings.r2_bucket,
-        endpoint=settings.r2_endpoint,
+        endpoint=settings.r2_address,
         region="auto",
         access_key=settings.r2_access_key,
         secret_key=settings.r2_secret_key,
@@ -128,8 +128,8 @@ class S3Storage:
 
     def put_file(self, key: str, path: Path, *, content_type: str) -> ObjectInfo:
         checked_key(key)
-        with path.open("rb") as file, self._errors(key):
-            self._client.upload_fileobj(
+        with path.open("rb") as file, self.errors(key):
+            self.client.upload_fileobj(
                 file, self.bucket.name, key,
                 ExtraArgs={"ContentType": content_type}, Config=_TRANSFER,
             )  # fmt: skip
@@ -137,21 +137,21 @@ class S3Storage:
 
     def put_bytes(self, key: str, data: bytes, *, content_type: str) -> ObjectInfo:
         checked_key(key)
-        with self._errors(key):
-            self._client.put_object(
+        with self.errors(key):
+            self.client.put_object(
                 Bucket=self.bucket.name, Key=key, Body=data, ContentType=content_type
             )
         return self._stored(key)
 
     def get_file(self, key: str, path: Path) -> None:
         checked_key(key)
-        with replacing(path) as file, self._errors(key):
-            self._client.download_fileobj(self.bucket.name, key, file, Config=_TRANSFER)
+        with replacing(path) as file, self.errors(key):
+            self.client.download_fileobj(self.bucket.name, key, file, Config=_TRANSFER)
 
     def get_bytes(self, key: str, *, limit: int = BYTES_LIMIT) -> bytes:
         checked_key(key)
-        with self._errors(key):
-            body = self._client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
+        with self.errors(key):
+            body = self.client.get_object(Bucket=self.bucket.name, Key=key)["Body"]
             with body:
                 data = body.read(limit + 1)
         return checked_size(key, data, limit)
@@ -159,8 +159,8 @@ class S3Storage:
     def head(self, key: str) -> ObjectInfo | None:
         checked_key(key)
         try:
-            with self._errors(key):
-                found = self._client.head_object(Bucket=self.bucket.name, Key=key)
+            with self.errors(key):
+                found = self.client.head_object(Bucket=self.bucket.name, Key=key)
         except ObjectMissing:
             return None
         content_type = found.get("ContentType") or guess_type(key)
@@ -168,8 +168,8 @@ class S3Storage:
 
     def delete(self, key: str) -> None:
         checked_key(key)
-        with self._errors(key):
-            self._client.delete_object(Bucket=self.bucket.name, Key=key)
+        with self.errors(key):
+            self.client.delete_object(Bucket=self.bucket.name, Key=key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._listed(checked_prefix(prefix))
@@ -186,7 +186,8 @@ class S3Storage:
         return self._signed("get_object", key, seconds)
 
     @cached_property
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """boto3's client of the bucket, for what the port has no call for."""
         return Session(**self.bucket.session_options()).client(
             "s3",
             endpoint_url=self.bucket.endpoint or None,
@@ -194,8 +195,8 @@ class S3Storage:
         )
 
     def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
-        with self._errors(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
+        with self.errors(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket.name, Prefix=prefix, PaginationConfig={"PageSize": self.page}
             )
             for page in pages:
@@ -206,8 +207,8 @@ class S3Storage:
     def _signed(self, operation: str, key: str, seconds: int, **params: Any) -> str:
         checked_key(key)
         checked_seconds(seconds)
-        with self._errors(key):
-            return self._client.generate_presigned_url(
+        with self.errors(key):
+            return self.client.generate_presigned_url(
                 operation,
                 Params={"Bucket": self.bucket.name, "Key": key, **params},
                 ExpiresIn=seconds,
@@ -220,7 +221,7 @@ class S3Storage:
         return info
 
     @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def errors(self, key: str) -> Iterator[None]:
         """Turns every error of boto3 into one of ours."""
         try:
             yield

@@ -15,6 +15,7 @@ from stillreel import prefect_env
 from stillreel.errors import SettingsInvalid, StillreelError
 from stillreel.host import control_service, host_services, only_host
 from stillreel.owner_store import KEY_FILE, first_key
+from stillreel.prefect_server import server_argv
 from stillreel.process import NO_RESTART
 from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
@@ -72,23 +73,7 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
 
 
 def _server(settings: Settings) -> Service:
-    return Service(
-        "server",
-        [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            prefect_env.listen_host(settings),
-            "--port",
-            str(settings.server.prefect_port),
-            "--log-level",
-            "WARNING",
-        ],
-        prefect_env.server_env(settings),
-    )
+    return Service("server", server_argv(settings), prefect_env.server_env(settings))
 
 
 def _api(key: str) -> Service:

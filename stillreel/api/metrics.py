@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from statistics import quantiles
@@ -40,6 +40,12 @@ FRESH_SECONDS: Final = 15.0
 USAGE_FRESH_SECONDS: Final = 60.0
 QUANTILES: Final = {"0.5": 49, "0.9": 89, "0.99": 98}
 
+_FROM_ZERO: Mapping[str, Sequence[str]] = {
+    "webhook_attempts": ("delivered", "no_receiver"),
+    "keeper_actions": ("crashed", "requeued", "gave_up"),
+}
+"""Told before the first one too: Prometheus sees no increase in a series that is born at 1."""
+
 _STATES: Mapping[JobStatus, dict[str, Any]] = {
     JobStatus.QUEUED: {"type": {"any_": ["SCHEDULED", "PENDING", "PAUSED"]}},
     JobStatus.PROCESSING: {"type": {"any_": ["RUNNING", "CANCELLING"]}},
@@ -66,6 +72,7 @@ class Facts:
     fleet_usd: Mapping[str, float] = field(default_factory=dict[str, float])
     """This month's money for rented hosts: spent, promised, budget."""
     receipts: Sequence[tuple[str, Receipt]] = ()
+    storage_up: bool = False
 
 
 class Metrics(Collector):
@@ -85,12 +92,13 @@ class Metrics(Collector):
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    async def render(self, services: Services) -> bytes:
+    async def render(self, services: Services, *, storage_up: bool) -> bytes:
         """The answer to a scrape; what is read from Prefect is at most 15 s old."""
         async with self._lock:
             if time.monotonic() - self._read_at >= FRESH_SECONDS:
                 self._facts = await self._read(services)
                 self._read_at = time.monotonic()
+            self._facts = replace(self._facts, storage_up=storage_up)
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -131,7 +139,8 @@ async def metrics(request: Request, caller: Admin) -> Response:  # noqa: ARG001
     Prometheus sends it with `authorization: {credentials: <key>}` in its scrape configuration.
     """
     found: Metrics = request.app.state.metrics
-    body = await found.render(services_of(request))
+    storage_up = await request.app.state.checks.storage.get()
+    body = await found.render(services_of(request), storage_up=storage_up)
     return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -144,6 +153,9 @@ def families(
     yield _gauge("stillreel_build", "Always 1.", ["version"], {(__version__,): 1})
     yield GaugeMetricFamily(
         "stillreel_prefect_up", "Whether the Prefect server answers.", value=int(facts.prefect_up)
+    )
+    yield GaugeMetricFamily(
+        "stillreel_storage_up", "Whether storage answers.", value=int(facts.storage_up)
     )
     yield _gauge("stillreel_jobs", "Jobs in Prefect.", ["status", "model"], facts.jobs)
     place = ["pool", "queue"]
@@ -183,7 +195,8 @@ def families(
         "keeper_actions": ("What this process's keeper did.", "action"),
     }
     for name, (text, label) in texts.items():
-        values = {(what,): number for what, number in dict(counts.get(name, {})).items()}
+        seen = dict.fromkeys(_FROM_ZERO[name], 0) | dict(counts.get(name, {}))
+        values = {(what,): number for what, number in seen.items()}
         yield _counter(f"stillreel_{name}", text, [label], values)
     yield _counter(
         "stillreel_api_requests",

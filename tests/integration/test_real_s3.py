@@ -17,7 +17,9 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
+from stillreel.bucket_init import init_bucket
 from stillreel.errors import ObjectMissing, StorageRefused
+from stillreel.settings import StorageSettings
 from stillreel.storage_s3 import PART_BYTES, Bucket, S3Storage
 from tests.services.radosgw import Radosgw
 
@@ -205,6 +207,62 @@ def test_a_lifecycle_removes_what_its_prefix_says_and_nothing_else(
         "inputs/temp/input.png",
         "temporal/input.png",
     ]
+
+
+def test_storage_init_sets_rules_that_hold_and_finds_that_all_works(
+    bucket: Bucket, storage: S3Storage
+) -> None:
+    """Everything is tried for real here: signatures, what they bind, and what a rule deletes."""
+    settings = StorageSettings.model_validate(
+        {
+            "s3_bucket": bucket.name,
+            "s3_endpoint": bucket.endpoint,
+            "s3_region": "us-east-1",
+            "s3_access_key_id": bucket.access_key,
+            "s3_secret_access_key": bucket.secret_key,
+            "upload_origins": "https://app.example.com",
+            "latents_days": 20_000,
+            "results_days": 0,
+        }
+    )
+    theirs = {
+        "ID": "theirs",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "backups/"},
+        "Expiration": {"Days": 20_000},
+    }
+    admin(bucket).put_bucket_lifecycle_configuration(
+        Bucket=bucket.name, LifecycleConfiguration={"Rules": [theirs]}
+    )
+
+    report = init_bucket(settings)
+
+    assert [(c.what, c.outcome, c.kept_foreign) for c in report.changes] == [
+        ("bucket", "kept", 0),
+        ("lifecycle", "set", 1),
+        ("CORS", "set", 0),
+    ]
+    assert {check.name: check.note for check in report.checks if not check.works} == {}
+    assert [change.outcome for change in init_bucket(settings).changes] == ["kept"] * 3
+    kept = ("backups/a", "inputs/job_a/input.png", "latents/job_a/a", "outputs/job_a/output.mp4")
+    for key in ("temp/preview.png", *kept):
+        storage.put_bytes(key, BODY, content_type=TYPE)
+    wait_until(lambda: storage.head("temp/preview.png") is None)  # a day is two seconds here
+    assert [info.key for info in storage.list("")] == list(kept)
+
+
+def test_storage_init_with_a_key_of_somebody_else_is_refused(bucket: Bucket) -> None:
+    settings = StorageSettings.model_validate(
+        {
+            "s3_bucket": bucket.name,
+            "s3_endpoint": bucket.endpoint,
+            "s3_region": "us-east-1",
+            "s3_access_key_id": bucket.access_key,
+            "s3_secret_access_key": "not-the-key-of-anyone",
+        }
+    )
+    with pytest.raises(StorageRefused, match="check S3_BUCKET"):
+        init_bucket(settings)
 
 
 # --- helpers ----------------------------------------------------------------------------------

@@ -62,9 +62,12 @@ def running_daemon(
     log: Path,
     stop: signal.Signals = signal.SIGTERM,
     env: Mapping[str, str] | None = None,
+    inherits: bool = True,
     user: str = "",
 ) -> Iterator[Daemon]:
     """The process that `argv` starts in the log's directory, ended by `stop` with the block.
+
+    `env` comes on top of this process's environment, or is all of it where it `inherits` nothing.
 
     Start it from the main thread: it gets `stop` from the kernel when the thread that made it
     ends. Raises ServiceFailed when it ended before it was asked to.
@@ -73,7 +76,7 @@ def running_daemon(
         process = subprocess.Popen(
             _as_user(user, "--pdeathsig", stop.name, "--", *argv),
             cwd=log.parent,
-            env=_environment(env),
+            env=_environment(env) if inherits else dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that some integration tests need, where they are missing (Debian, Ubuntu):
-# Ceph's radosgw with a monitor and a disk daemon (S3), and Postgres with its extensions.
+# Ceph's radosgw with a monitor and a disk daemon (S3), Postgres with its extensions, Redis; and what
+# looks at the files that machines boot from: shellcheck, systemd-analyze, cloud-init; promtool.
 set -euo pipefail
 
 missing=()
@@ -9,6 +10,11 @@ for package in radosgw ceph-mon ceph-osd; do
 done
 # Debian's `postgresql-<version>` holds contrib, which has the pg_trgm that Prefect asks for.
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+# command:package
+for pair in redis-server:redis-server shellcheck:shellcheck systemd-analyze:systemd cloud-init:cloud-init \
+  promtool:prometheus; do
+  command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()

@@ -27,7 +27,7 @@ def is_installed() -> bool:
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
+def running_postgres(database: str = DATABASE) -> Iterator[str]:
     """The address `postgresql://...` of an empty database on a fresh server of loopback.
 
     Start it from the main thread. Raises ServiceFailed with the log when it does not start.
@@ -58,7 +58,7 @@ def running_postgres() -> Iterator[str]:
         ) as daemon:
             server = f"postgresql://{USER}:{password}@127.0.0.1:{port}"
             daemon.wait_until(partial(_accepts, server))
-            yield create_database(f"{server}/postgres", DATABASE)
+            yield create_database(f"{server}/postgres", database)
 
 
 def create_database(url: str, name: str) -> str:

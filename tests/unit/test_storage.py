@@ -511,7 +511,7 @@ def test_a_listing_crosses_pages(moto_url: str, bucket_name: str) -> None:
 def test_only_calls_that_r2_has_are_made(moto_url: str, bucket_name: str, tmp_path: Path) -> None:
     r2 = S3Storage(bucket_of(r2_settings(moto_url, bucket_name)))
     sent: list[tuple[str, dict[str, str]]] = []
-    r2._client.meta.events.register(
+    r2.client.meta.events.register(
         "before-send.s3",
         lambda event_name, request, **_: sent.append(
             (event_name.rpartition(".")[2], {k.lower(): str(v) for k, v in request.headers.items()})
