@@ -772,6 +772,12 @@ class ServerSettings(_Concern):
         "is one process needs none.",
     )
     prefect_port: int = Field(4200, ge=1, le=65535, description="Port of that Prefect server.")
+    prefect_ui_url: str = Field(
+        "",
+        description="Where browsers find the Prefect UI, e.g. `https://prefect.example.com`: the "
+        "studio page links a job to its run for keys with the scope admin. Empty: no link; `up` "
+        "takes its own server's.",
+    )
     keeper_seconds: float = Field(
         5.0, gt=0, le=300, description="How often the keeper looks after the jobs."
     )
@@ -780,6 +786,13 @@ class ServerSettings(_Concern):
         description="Whether this process's keeper may be the one that looks after all jobs. "
         "Of several one does; with false it only does what its own requests call for.",
     )
+
+    @field_validator("prefect_ui_url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("is not an http or https address")
+        return value.rstrip("/")
 
     @field_validator("database_url")
     @classmethod

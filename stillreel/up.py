@@ -55,7 +55,7 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
             supervisor.say(f"deployed {name}")
         sweep(settings)
         address = settings.api.local_url
-        supervisor.start(_api(key))
+        supervisor.start(_api(key, settings.server.prefect_ui_url or url.removesuffix("/api")))
         _wait_until_ready(f"{address}/health", "api", supervisor)
         for service in host_services(settings, pool=pool, model=model):
             supervisor.start(replace(service, env={**service.env, "STILLREEL_API_URL": address}))
@@ -63,7 +63,7 @@ def _run(settings: Settings, *, pool: str, model: str) -> None:
             supervisor.start(control_service(settings))
         if is_new:
             supervisor.say(f"made an API key, kept in {settings.host.home / KEY_FILE}: {key}")
-        supervisor.say(f"API on {address}, its reference at {address}/docs")
+        supervisor.say(f"studio on {address}/, the API's reference at {address}/docs")
         supervisor.say(
             f"ready: {url.removesuffix('/api')}/v2/deployments starts a video, Ctrl-C stops all"
         )
@@ -76,11 +76,11 @@ def _server(settings: Settings) -> Service:
     return Service("server", server_argv(settings), prefect_env.server_env(settings))
 
 
-def _api(key: str) -> Service:
+def _api(key: str, prefect_ui_url: str) -> Service:
     return Service(
         "api",
         [sys.executable, "-m", "stillreel.api.server"],
-        {"STILLREEL_API_KEY": key},
+        {"STILLREEL_API_KEY": key, "STILLREEL_PREFECT_UI_URL": prefect_ui_url},
         stop_seconds=20.0,
         final_code=NO_RESTART,
     )

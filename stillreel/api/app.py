@@ -21,6 +21,7 @@ from stillreel.api import (
     metrics,
     openai,
     presign,
+    studio,
     usage,
     webhooks,
 )
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         usage,
         metrics,
         docs,
+        studio,
     ):
         app.include_router(module.router)
     describe = app.openapi

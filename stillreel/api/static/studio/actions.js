@@ -1,0 +1,121 @@
+// What a person may do with a job: the same buttons on the wall and on its page.
+
+import { call, Problem } from "./api.js";
+import { button, h, icon } from "./dom.js";
+import { moment } from "./format.js";
+import { isActive } from "./live.js";
+
+const RETRIED = ["failed", "cancelled", "expired"];
+
+/** The buttons that make sense for this job; `tell(job)` is called with what became of it. */
+export function actionsOf(job, { session, tell, gone, toast, text = false }) {
+  const may = session.scopes.includes("generate");
+  const found = [];
+  const add = (name, label, run) =>
+    found.push(button(name, label, { text, "data-action": label, on: { click: (event) => act(event.currentTarget, run) } }));
+
+  async function act(element, run) {
+    if (element.getAttribute("aria-disabled")) return;
+    element.setAttribute("aria-disabled", "true");
+    try {
+      await run();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      toast(error.message, { bad: true });
+    } finally {
+      element.removeAttribute("aria-disabled");
+    }
+  }
+
+  const post = (what) => call("POST", `api/v1/jobs/${job.job_id}/${what}`);
+  if (job.result_url) {
+    found.push(downloadLink(job, text));
+    add("link", "Copy link", () => copyLink(job, toast));
+  }
+  if (may && isActive(job)) {
+    add("cancel", "Cancel", async () => {
+      tell(await post("cancel"));
+      toast(job.status === "queued" ? "Cancelled" : "Being cancelled: its host stops the work");
+    });
+  }
+  if (may && RETRIED.includes(job.status)) {
+    add("retry", "Retry", async () => {
+      tell(await post("retry"));
+      toast("Tried again; what was finished is not repeated");
+    });
+  }
+  if (may && job.delivery && (job.delivery.attempts || job.delivery.status === "failing")) {
+    add("bell", "Redeliver", async () => {
+      tell({ ...job, delivery: (await post("redeliver")).delivery });
+      toast("The notification is sent again");
+    });
+  }
+  if (may && !isActive(job)) {
+    add("trash", "Delete", async () => {
+      if (!(await confirmed("Delete this video?", "The video, its image and its prompt go for good. Its costs stay in the usage."))) return;
+      await call("DELETE", `api/v1/jobs/${job.job_id}`);
+      gone(job);
+      toast("Deleted");
+    });
+  }
+  return found;
+}
+
+function downloadLink(job, text) {
+  const url = new URL(job.result_url);
+  const ours = url.origin === location.origin;
+  if (!ours && url.pathname.includes("/files/")) url.searchParams.set("download", "true");
+  const words = (job.prompt || job.model).toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
+  return h(
+    "a",
+    {
+      href: url,
+      download: `${words || "video"}-${job.job_id.slice(-6)}.mp4`,
+      class: text ? "button" : "button square",
+      "aria-label": text ? null : "Download",
+      title: text ? null : "Download",
+      "data-action": "Download",
+      target: ours ? null : "_blank",
+      rel: "noopener",
+    },
+    icon("download"),
+    text && "Download",
+  );
+}
+
+async function copyLink(job, toast) {
+  const until = job.url_expires_at ? `; it works until ${moment(job.url_expires_at)}` : "";
+  try {
+    await navigator.clipboard.writeText(job.result_url);
+    toast(`Link copied${until}`);
+  } catch {
+    showLink(job.result_url, until); // pages without TLS may not write to the clipboard
+  }
+}
+
+function showLink(url, until) {
+  const input = h("input", { type: "text", readonly: true, value: url, "aria-label": "Link of the video" });
+  const dialog = ask("Copy this link", `Press Ctrl+C${until}.`, [["Close", "close", ""]], input);
+  input.select();
+  dialog.addEventListener("close", () => dialog.remove());
+}
+
+function confirmed(title, text) {
+  const dialog = ask(title, text, [["Keep", "no", ""], ["Delete", "yes", "danger"]]);
+  return new Promise((done) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      done(dialog.returnValue === "yes");
+    });
+  });
+}
+
+function ask(title, text, answers, ...more) {
+  const buttons = answers.map(([label, value, look]) =>
+    h("button", { type: "button", class: `button ${look}`, on: { click: () => dialog.close(value) } }, label),
+  );
+  const dialog = h("dialog", { "aria-labelledby": "ask-title" }, h("h2", { id: "ask-title" }, title), h("p", {}, text), more, h("div", { class: "actions" }, buttons));
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}

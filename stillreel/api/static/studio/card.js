@@ -1,0 +1,123 @@
+// One job on the wall.
+
+import { actionsOf } from "./actions.js";
+import { call } from "./api.js";
+import { fill, h, icon, say } from "./dom.js";
+import { ago, moment, usd } from "./format.js";
+import { isActive } from "./live.js";
+import { factsOf, SHARES, STAGES, STATUS, stageText, timeText, titleOf } from "./words.js";
+
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** A card; `update(job)` changes what has changed, and keeps the focus. */
+export class Card {
+  #context;
+  #shown = "";
+  #meter = null;
+  #still = null;
+  #asked = false;
+
+  constructor(job, context, picture = null) {
+    this.#context = context;
+    this.#still = picture;
+    this.element = h("li", { class: "card", "data-job": job.job_id });
+    this.update(job);
+  }
+
+  update(job) {
+    this.job = job;
+    const delivery = job.delivery?.status ?? "";
+    const shown = [job.status, job.round, delivery, Boolean(job.result_url), this.#still].join();
+    if (shown !== this.#shown) this.#rebuild(job);
+    this.#shown = shown;
+    this.#meter?.(job);
+  }
+
+  #rebuild(job) {
+    const action = this.element.contains(document.activeElement) && (document.activeElement.dataset.action ?? "link");
+    this.#meter = null;
+    const title = titleOf(job);
+    const link = h("a", { href: `#/jobs/${job.job_id}`, class: "card-link", "data-action": "link" }, title);
+    const facts = factsOf(job, usd).map((fact) => h("span", {}, fact));
+    const when = h("time", { datetime: job.created_at, title: moment(job.created_at) }, ago(job.ended_at ?? job.created_at));
+    this.element.dataset.status = job.status;
+    fill(
+      this.element,
+      h("div", { class: "media" }, this.#picture(job), this.#chip(job), job.status === "completed" ? null : this.#state(job)),
+      h("div", { class: "card-text" }, h("h3", {}, link), h("p", { class: "facts" }, facts)),
+      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(job, this.#context)), when),
+    );
+    if (action) (this.element.querySelector(`[data-action="${action}"]`) ?? link).focus();
+  }
+
+  #chip(job) {
+    if (job.status === "completed") return null;
+    return h("span", { class: `chip-status ${job.status}` }, job.status === "processing" && h("i", { class: "pulse" }), STATUS[job.status]);
+  }
+
+  #picture(job) {
+    if (job.poster_url) return this.#poster(job);
+    if (this.#still) return h("img", { class: "still", src: this.#still, alt: "", on: { error: (event) => event.target.remove() } });
+    this.#findStill(job);
+    return h("div", { class: "blank" }, icon("film"));
+  }
+
+  /** The image of a job without a poster; asked for once. */
+  async #findStill(job) {
+    if (this.#asked) return;
+    this.#asked = true;
+    const details = await call("GET", `studio/jobs/${job.job_id}`).catch(() => null);
+    if (!details?.input_url) return;
+    this.#still = details.input_url;
+    if (!this.job.poster_url) this.update(this.job);
+  }
+
+  #poster(job) {
+    const image = h("img", { class: "poster", src: job.poster_url, alt: "", loading: "lazy", decoding: "async", on: { error: () => image.replaceWith(h("div", { class: "blank" }, icon("film"))) } });
+    const video = h("video", { class: "teaser", muted: true, loop: true, playsinline: true, preload: "none", tabindex: "-1", "aria-hidden": "true" });
+    video.muted = true;
+    const play = () => {
+      if (still.matches) return;
+      if (!video.src) video.src = job.teaser_url;
+      video.play().then(() => video.classList.add("on"), () => {});
+    };
+    const rest = () => {
+      video.pause();
+      video.classList.remove("on");
+    };
+    Object.assign(this.element, { onmouseenter: play, onmouseleave: rest, onfocusin: play, onfocusout: rest });
+    return [image, video];
+  }
+
+  #state(job) {
+    if (!isActive(job)) return h("div", { class: "state" }, h("p", {}, job.error ?? ""));
+    const doing = h("p", { class: "doing" });
+    const left = h("p", { class: "left" });
+    const bar = stageBar();
+    this.#meter = (now) => {
+      say(doing, stageText(now));
+      say(left, timeText(now));
+      bar.update(now);
+    };
+    return h("div", { class: "state" }, doing, left, bar.element);
+  }
+}
+
+/** The five stages as parts of one bar; each as wide as its share of the way. */
+export function stageBar() {
+  const parts = STAGES.map((stage) => h("i", { class: `share-${stage}` }, h("b", {})));
+  const element = h("div", { class: "bar", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100 }, parts);
+  return {
+    element,
+    update(job) {
+      let before = 0;
+      STAGES.forEach((stage, n) => {
+        const part = Math.min(1, Math.max(0, (job.progress - before) / SHARES[stage]));
+        parts[n].firstChild.style.width = `${part * 100}%`;
+        before += SHARES[stage];
+      });
+      element.setAttribute("aria-valuenow", job.progress);
+      element.setAttribute("aria-valuetext", `${job.progress} percent, ${stageText(job)}`);
+    },
+  };
+}
