@@ -30,9 +30,6 @@ from stillreel.prefect_api import IN_BACKGROUND, connect
 from stillreel.settings import Settings
 from stillreel.usage import RollUps
 
-REST_SECONDS = 1.0
-"""Between two rounds of a chore, however often it is woken."""
-
 log = logging.getLogger("stillreel.keeper")
 
 
@@ -42,15 +39,14 @@ class Chore:
 
     name: str
     work: Callable[[], Awaitable[None]]
-    is_woken: bool = False
-    """Whether a poke has it done at once, and also where another keeper leads."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Keeper:
     """Does each chore every `keeper_seconds`; none waits for another, or ends with its failure.
 
-    Of several keepers one leads and does the rounds; the others do what they are poked for.
+    Of several keepers one leads and does the rounds; the others fetch the images of the jobs that
+    they are told of, and no more.
     """
 
     def __init__(
@@ -72,13 +68,10 @@ class Keeper:
         """How often it did what, by action."""
         return self._tally.counts
 
-    def poke(self, record: Record) -> None:
-        """Look after this job at once: it is new, or was changed by its caller."""
+    def fetch(self, record: Record) -> None:
+        """Fetch the image of this new job at once, if it lies at its caller's only."""
         if marks.UNCOPIED in record.tags and not record.is_final:
             self._copying.take(record)
-        for chore in self.chores:
-            if chore.is_woken:
-                chore.wake.set()
 
     async def run(self) -> None:
         """Keep until cancelled."""
@@ -105,22 +98,19 @@ class Keeper:
             Chore("revive", Revive(services, tally).look),
             Chore("reopen", Reopen(services, tally).look),
             Chore("lifetimes", Lifetimes(services, tally).sweep),
-            Chore("notifications", lambda: deliver_due(services), is_woken=True),
-            Chore("erase", lambda: erase_due(services), is_woken=True),
+            Chore("notifications", lambda: deliver_due(services)),
+            Chore("erase", lambda: erase_due(services)),
             Chore("usage", RollUps(services).write),
         )
 
     async def _repeat(self, chore: Chore) -> None:
         seconds = self._services.settings.server.keeper_seconds
-        rest = min(REST_SECONDS, seconds)
         while True:
-            is_poked = chore.is_woken and chore.wake.is_set()
             chore.wake.clear()
-            if is_poked or self.leader.leads:
+            if self.leader.leads:
                 await self._do(chore)
-            await asyncio.sleep(rest)
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds - rest):
+                async with asyncio.timeout(seconds):
                     await chore.wake.wait()
 
     def _wake(self) -> None:

@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         def on_submitted(record: Record) -> None:
-            keeper.poke(record)
+            keeper.fetch(record)
 
         warn_of_allowed(settings)
         api = connect(settings.api.prefect_seconds)

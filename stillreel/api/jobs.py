@@ -97,7 +97,7 @@ async def cancel_job(job_id: str, request: Request, caller: Generator) -> Respon
     snapshot = await own_job(services, caller, job_id, fresh=True)
     if await services.actions.cancel(snapshot):
         audit("cancel", owner=caller.owner, key_id=caller.key_id, job_id=job_id)
-        services.on_submitted(snapshot.record)  # its end may have to be told at once
+        services.deliveries.start(services, snapshot.record)  # one that waited has ended
     return json_response(view_of(request, services, await services.reader.get(job_id)))
 
 

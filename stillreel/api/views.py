@@ -28,7 +28,7 @@ def job_view(
 ) -> dict[str, Any]:
     """The whole job; URLs are signed now."""
     view = facts(snapshot, storage, eta)
-    if snapshot.status is JobStatus.COMPLETED and not _is_past(view["expires_at"]):
+    if _has_files(snapshot, storage):
         seconds = storage.download_url_seconds
         job_id = snapshot.record.job_id
         view |= {name: url(output_key(job_id, file), seconds) for name, file in _FILES.items()}
@@ -38,8 +38,7 @@ def job_view(
 
 def status_view(snapshot: Snapshot, storage: StorageSettings, *, url: UrlMaker) -> dict[str, Any]:
     """The second document's view: four words, and no URL but the video's."""
-    is_there = snapshot.status is JobStatus.COMPLETED
-    is_there = is_there and not _is_past(_after(_completed_at(snapshot), storage.output_days))
+    is_there = _has_files(snapshot, storage)
     key = output_key(snapshot.record.job_id, "output.mp4")
     return {
         "job_id": snapshot.record.job_id,
@@ -68,7 +67,8 @@ def facts(snapshot: Snapshot, storage: StorageSettings, eta: EtaMaker) -> dict[s
     processing = snapshot.status is JobStatus.PROCESSING
     code, error = error_of_record(record, snapshot.status)
     model = receipt.get("model") or {}
-    done = snapshot.status is JobStatus.COMPLETED
+    # A job that is settled as completed has completed; its receipt may be gone with its video.
+    done = snapshot.status is JobStatus.COMPLETED and bool(receipt)
     completed_at = _completed_at(snapshot)
     ended_at = (completed_at or record.ended_at) if snapshot.has_ended else None
     seed = int(record.parameters.get("seed", -1))
@@ -160,9 +160,15 @@ def _delivery(snapshot: Snapshot) -> dict[str, Any] | None:
 
 
 def _completed_at(snapshot: Snapshot) -> datetime | None:
-    receipt = snapshot.receipt if snapshot.status is JobStatus.COMPLETED else None
-    text = (receipt or {}).get("completed_at")
-    return datetime.fromisoformat(text) if text else None
+    if snapshot.status is not JobStatus.COMPLETED:
+        return None
+    text = (snapshot.receipt or {}).get("completed_at")
+    return datetime.fromisoformat(text) if text else snapshot.record.ended_at
+
+
+def _has_files(snapshot: Snapshot, storage: StorageSettings) -> bool:
+    done = snapshot.status is JobStatus.COMPLETED and snapshot.receipt is not None
+    return done and not _is_past(_after(_completed_at(snapshot), storage.output_days))
 
 
 def _after(at: datetime | None, days: int) -> str | None:

@@ -122,9 +122,14 @@ def inference_server() -> Iterator[None]:
 
 @contextmanager
 def running_api(env: Mapping[str, str]) -> Iterator[Api]:
-    """An API server in a thread, with these settings on top of the tests' own."""
+    """An API server in a thread, with these settings on top of the tests' own.
+
+    With a storage of its own its keeper never leads: the jobs of others would end without a video.
+    """
     port = free_port()
     more = {"STILLREEL_API_KEY": KEY, "STILLREEL_API_PORT": str(port), **env}
+    if env.keys() & {"S3_BUCKET", "STILLREEL_STORAGE_DIR"}:
+        more.setdefault("STILLREEL_KEEPER_LEADS", "false")
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
     get_settings.cache_clear()

@@ -14,19 +14,13 @@ import pytest
 
 from stillreel.api.services import Services, build_services
 from stillreel.errors import PrefectUnavailable, StorageRefused
-from stillreel.jobs.record import Record, record_of
+from stillreel.jobs.record import Record
 from stillreel.keeper import Chore, Keeper, keeping
 from stillreel.leader import Leader
 from stillreel.prefect_api import PrefectApi
 from stillreel.settings import get_settings
 
 SECONDS = 20.0
-RUN = {
-    "id": "9c1a0000-0000-4000-8000-000000000000",
-    "flow_id": "9c1a0000-0000-4000-8000-000000000001",
-    "created": "2026-11-20T10:00:00Z",
-    "state_type": "SCHEDULED",
-}
 
 
 class Spy:
@@ -152,35 +146,18 @@ def test_an_outage_of_prefect_is_told_once_and_quietly(
     keep(keeper, outages())
 
 
-def test_a_poke_has_a_chore_done_that_would_have_waited(
-    services: Callable[[float], Services],
-) -> None:
-    woken, other = Spy(), Spy()
-    keeper = keeper_of(services(300), Chore("woken", woken, is_woken=True), Chore("other", other))
+def test_who_does_not_lead_does_no_rounds(services: Callable[[float], Services]) -> None:
+    """Its Prefect server does not answer, so it never leads."""
+    done, led = Spy(), Spy()
+    keeper = Keeper(services(0.02), chores=[Chore("done", done)])
+    leading = keeper_of(services(0.02), Chore("led", led))
 
-    async def poke() -> None:
-        await woken.wait(1)
-        keeper.poke(record_of(RUN))
-        await woken.wait(2)
-        assert other.rounds == 1
+    async def rounds() -> None:
+        async with keeping(leading):
+            await led.wait(5)
+        assert done.rounds == 0
 
-    keep(keeper, poke())
-
-
-def test_who_does_not_lead_does_only_what_it_is_poked_for(
-    services: Callable[[float], Services],
-) -> None:
-    woken, other = Spy(), Spy()
-    chores = [Chore("woken", woken, is_woken=True), Chore("other", other)]
-    keeper = Keeper(services(0.02), chores=chores)  # its Prefect server does not answer
-
-    async def poke() -> None:
-        for round_number in range(1, 4):
-            keeper.poke(record_of(RUN))
-            await woken.wait(round_number)
-        assert other.rounds == 0
-
-    keep(keeper, poke())
+    keep(keeper, rounds())
 
 
 def test_the_real_chores_wait_for_a_prefect_server_that_is_away(
