@@ -16,11 +16,13 @@ export class Card {
   #meter = null;
   #still = null;
   #asked = false;
+  #teaser = null;
 
   constructor(job, context, picture = null) {
     this.#context = context;
     this.#still = picture;
-    this.element = h("li", { class: "card", "data-job": job.job_id });
+    const [play, rest] = [() => this.#play(), () => this.#rest()];
+    this.element = h("li", { class: "card", "data-job": job.job_id, on: { mouseenter: play, focusin: play, mouseleave: rest, focusout: rest } });
     this.update(job);
   }
 
@@ -35,7 +37,7 @@ export class Card {
 
   #rebuild(job) {
     const action = this.element.contains(document.activeElement) && (document.activeElement.dataset.action ?? "link");
-    this.#meter = null;
+    this.#meter = this.#teaser = null;
     const title = titleOf(job);
     const link = h("a", { href: `#/jobs/${job.job_id}`, class: "card-link", "data-action": "link" }, title);
     const facts = factsOf(job, usd).map((fact) => h("span", {}, fact));
@@ -76,17 +78,20 @@ export class Card {
     const image = h("img", { class: "poster", src: job.poster_url, alt: "", loading: "lazy", decoding: "async", on: { error: () => image.replaceWith(h("div", { class: "blank" }, icon("film"))) } });
     const video = h("video", { class: "teaser", muted: true, loop: true, playsinline: true, preload: "none", tabindex: "-1", "aria-hidden": "true" });
     video.muted = true;
-    const play = () => {
-      if (still.matches) return;
-      if (!video.src) video.src = job.teaser_url;
-      video.play().then(() => video.classList.add("on"), () => {});
-    };
-    const rest = () => {
-      video.pause();
-      video.classList.remove("on");
-    };
-    Object.assign(this.element, { onmouseenter: play, onmouseleave: rest, onfocusin: play, onfocusout: rest });
+    this.#teaser = { video, url: job.teaser_url };
     return [image, video];
+  }
+
+  #play() {
+    if (!this.#teaser || still.matches) return;
+    const { video, url } = this.#teaser;
+    if (!video.src) video.src = url;
+    video.play().then(() => video.classList.add("on"), () => {});
+  }
+
+  #rest() {
+    this.#teaser?.video.pause();
+    this.#teaser?.video.classList.remove("on");
   }
 
   #state(job) {

@@ -42,8 +42,8 @@ export function titleOf(job) {
   return job.prompt || (job.style ? `${capital(job.style)}, from an image` : "From an image");
 }
 
-/** The facts below a card: preview · 1280 × 720 · 5 s · US$0.001. */
+/** The facts below a card: preview, 1280×720, 5 s · US$0.001. */
 export function factsOf(job, usd) {
-  const size = job.video ? `${job.video.width} × ${job.video.height}` : "";
+  const size = job.video ? `${job.video.width}×${job.video.height}` : "";
   return [job.model, size, seconds(job.video?.seconds ?? job.duration), job.cost?.usd ? usd(job.cost.usd) : ""].filter(Boolean);
 }
