@@ -1,9 +1,9 @@
 // One job on the wall.
 
 import { actionsOf } from "./actions.js";
-import { call } from "./api.js";
+import { call, patiently } from "./api.js";
 import { fill, h, icon, say } from "./dom.js";
-import { ago, moment, usd } from "./format.js";
+import { ago, moment } from "./format.js";
 import { isActive } from "./live.js";
 import { factsOf, SHARES, STAGES, STATUS, stageText, timeText, titleOf } from "./words.js";
 
@@ -17,6 +17,7 @@ export class Card {
   #still = null;
   #asked = false;
   #teaser = null;
+  #when = null;
 
   constructor(job, context, picture = null) {
     this.#context = context;
@@ -33,6 +34,7 @@ export class Card {
     if (shown !== this.#shown) this.#rebuild(job);
     this.#shown = shown;
     this.#meter?.(job);
+    say(this.#when, ago(job.ended_at ?? job.created_at));
   }
 
   #rebuild(job) {
@@ -40,14 +42,14 @@ export class Card {
     this.#meter = this.#teaser = null;
     const title = titleOf(job);
     const link = h("a", { href: `#/jobs/${job.job_id}`, class: "card-link", "data-action": "link" }, title);
-    const facts = factsOf(job, usd).map((fact) => h("span", {}, fact));
-    const when = h("time", { datetime: job.created_at, title: moment(job.created_at) }, ago(job.ended_at ?? job.created_at));
+    const facts = factsOf(job).map((fact) => h("span", {}, fact));
+    this.#when = h("time", { datetime: job.created_at, title: moment(job.created_at) });
     this.element.dataset.status = job.status;
     fill(
       this.element,
       h("div", { class: "media" }, this.#picture(job), this.#chip(job), job.status === "completed" ? null : this.#state(job)),
       h("div", { class: "card-text" }, h("h3", {}, link), h("p", { class: "facts" }, facts)),
-      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(job, this.#context)), when),
+      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(job, this.#context)), this.#when),
     );
     if (action) (this.element.querySelector(`[data-action="${action}"]`) ?? link).focus();
   }
@@ -68,7 +70,7 @@ export class Card {
   async #findStill(job) {
     if (this.#asked) return;
     this.#asked = true;
-    const details = await call("GET", `studio/jobs/${job.job_id}`).catch(() => null);
+    const details = await patiently(() => call("GET", `studio/jobs/${job.job_id}`)).catch(() => null);
     if (!details?.input_url) return;
     this.#still = details.input_url;
     if (!this.job.poster_url) this.update(this.job);
