@@ -31,6 +31,7 @@ const SAME = { width: "size", height: "size", image_url: "image", image_base64: 
 export function orderForm({ session, models, looks, onOrdered, toast }) {
   let orderKey = null;
   let keptUntil = 0;
+  let uploaded = {}; // an order that is sent again goes with the same upload, so that it is one
   let sending = false;
   let asked = null;
   let timer = 0;
@@ -270,17 +271,22 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     const headers = { "Idempotency-Key": key };
     if (!file) return call("POST", "api/v1/generate", { body: given, headers });
     if (file.size > session.body_max_bytes - FORM_BYTES) {
-      const body = { content_type: file.type, content_length: file.size };
-      const upload = await call("POST", "api/v1/presign/upload", { body });
-      toast(`Uploading ${bytes(file.size)} …`);
-      const stored = await fetch(upload.upload_url, { method: "PUT", headers: { "Content-Type": file.type }, body: file }).catch(() => null);
-      if (!stored?.ok) throw new Problem(0, { detail: "The storage did not take the image; try again.", code: "image_error" });
-      return call("POST", "api/v1/generate", { body: { ...given, job_id: upload.job_id }, headers });
+      if (uploaded.key !== key) uploaded = { key, jobId: await upload(file) };
+      return call("POST", "api/v1/generate", { body: { ...given, job_id: uploaded.jobId }, headers });
     }
     const body = new FormData();
     for (const [name, value] of Object.entries(given)) body.append(name, value);
     body.append("image", file);
     return call("POST", "api/v1/generate", { body, headers });
+  }
+
+  async function upload(file) {
+    const body = { content_type: file.type, content_length: file.size };
+    const target = await call("POST", "api/v1/presign/upload", { body });
+    toast(`Uploading ${bytes(file.size)} …`);
+    const stored = await fetch(target.upload_url, { method: "PUT", headers: { "Content-Type": file.type }, body: file }).catch(() => null);
+    if (!stored?.ok) throw new Problem(0, { detail: "The storage did not take the image; try again.", code: "image_error" });
+    return target.job_id;
   }
 
   function roll() {
