@@ -15,7 +15,6 @@ from playwright.sync_api import expect
 
 from stillreel.scene import draw_scene
 from tests.browser.audit import faint, nameless, overflowing
-from tests.browser.conftest import WAIT_SECONDS
 from tests.stack import KEY, Stack, running_stack
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(900)
 """The first of them waits for a whole stack and for the model's server too."""
 
+PATIENCE_SECONDS = 300
 STEP_SECONDS = "0.4"
 """Of the model: long enough to be seen."""
 STAGES = ("Fetch", "Infer", "Encode", "Upload", "Notify")
@@ -66,11 +66,11 @@ def stack(browser: Browser, source: Source) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def made(stack: Stack) -> str:
-    """The id of a job that completed, made through the API."""
+    """The id of a job that completed, made through the API; after it the model is loaded."""
     order = {"prompt": "a scene that was made before", "duration": 1}
     job_id = stack.shim.post("/api/v1/generate", json=order).raise_for_status().json()["job_id"]
     run_id = stack.shim.get(f"/api/v1/jobs/{job_id}").json()["run_id"]
-    assert stack.wait(run_id)["state_type"] == "COMPLETED"
+    assert stack.wait(run_id, timeout=PATIENCE_SECONDS)["state_type"] == "COMPLETED"
     return job_id
 
 
@@ -115,7 +115,8 @@ class Studio:
 
 @pytest.fixture
 def studio(stack: Stack, page: Page) -> Iterator[Studio]:
-    expect.set_options(timeout=WAIT_SECONDS * 1000)
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
     studio = Studio(page, stack)
     yield studio
     elsewhere = [
@@ -125,10 +126,16 @@ def studio(stack: Stack, page: Page) -> Iterator[Studio]:
     assert not [url for url in studio.asked if KEY in url]
 
 
-def test_an_image_becomes_a_video_that_plays(studio: Studio, picture: Path, shoot: Shoot) -> None:
-    page, prompt = studio.open(), "slow zoom in over the lake"
+def test_a_wall_without_videos_says_what_to_do(studio: Studio, shoot: Shoot) -> None:
+    page = studio.open()
     expect(page.get_by_text("Your videos appear here")).to_be_visible()
     shoot("studio-empty")
+
+
+def test_an_image_becomes_a_video_that_plays(
+    studio: Studio, made: str, picture: Path, shoot: Shoot
+) -> None:
+    page, prompt = studio.open(), "slow zoom in over the lake"
     studio.order(prompt, picture=picture)
 
     card = studio.card(prompt)
