@@ -31,7 +31,7 @@ ASK_AGAIN = "no-cache"
 """Browsers keep the files and ask each time whether they are still those."""
 _SHOWN = (
     *("width", "height", "fps", "steps", "audio", "codec", "quality"),
-    *("negative_prompt", "reuse", "embed_prompt", "webhook_url"),
+    *("image_url", "negative_prompt", "reuse", "embed_prompt", "webhook_url"),
 )
 
 

@@ -17,6 +17,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from stillreel.api.studio import page_files
 from stillreel.deploy import check_entrypoint, read_plan
 from stillreel.project import project_dir
 
@@ -28,6 +29,8 @@ entrypoints = {d["entrypoint"] for d in read_plan(directory).deployments}
 for entrypoint in entrypoints:
     properties = check_entrypoint(entrypoint, directory)
     print(f"wheel: {entrypoint} loads with {len(properties)} parameters")
+assert {"index.html", "app.js", "studio.css", "icon.svg"} <= page_files().keys(), page_files().keys()
+print(f"wheel: the studio has its {len(page_files())} files")
 PYTHON
 "$away/venv/bin/stillreel" generate --scene --duration 1 --width 320 --height 180 -o "$away/out.mp4"
 test -s "$away/out.mp4"

@@ -146,7 +146,7 @@ function studio(session, models, looks) {
     page?.stop();
     page = null;
     if (name === "jobs" && id) page = jobPage(id, { session, toast, announce, use, changed: (job) => videos?.tell(job), gone: (job) => videos?.gone(job) });
-    else if (name === "usage") page = usagePage();
+    else if (name === "usage") page = usagePage({ session });
     else document.title = "stillreel studio";
     if (name === "usage") document.title = "Usage · stillreel";
     links.forEach((link, n) => {

@@ -1,9 +1,9 @@
 // One job on the wall.
 
 import { actionsOf } from "./actions.js";
-import { call } from "./api.js";
+import { call, patiently } from "./api.js";
 import { fill, h, icon, say } from "./dom.js";
-import { ago, moment, usd } from "./format.js";
+import { ago, moment } from "./format.js";
 import { isActive } from "./live.js";
 import { factsOf, SHARES, STAGES, STATUS, stageText, timeText, titleOf } from "./words.js";
 
@@ -16,11 +16,14 @@ export class Card {
   #meter = null;
   #still = null;
   #asked = false;
+  #teaser = null;
+  #when = null;
 
   constructor(job, context, picture = null) {
     this.#context = context;
     this.#still = picture;
-    this.element = h("li", { class: "card", "data-job": job.job_id });
+    const [play, rest] = [() => this.#play(), () => this.#rest()];
+    this.element = h("li", { class: "card", "data-job": job.job_id, on: { mouseenter: play, focusin: play, mouseleave: rest, focusout: rest } });
     this.update(job);
   }
 
@@ -31,21 +34,22 @@ export class Card {
     if (shown !== this.#shown) this.#rebuild(job);
     this.#shown = shown;
     this.#meter?.(job);
+    say(this.#when, ago(job.ended_at ?? job.created_at));
   }
 
   #rebuild(job) {
     const action = this.element.contains(document.activeElement) && (document.activeElement.dataset.action ?? "link");
-    this.#meter = null;
+    this.#meter = this.#teaser = null;
     const title = titleOf(job);
     const link = h("a", { href: `#/jobs/${job.job_id}`, class: "card-link", "data-action": "link" }, title);
-    const facts = factsOf(job, usd).map((fact) => h("span", {}, fact));
-    const when = h("time", { datetime: job.created_at, title: moment(job.created_at) }, ago(job.ended_at ?? job.created_at));
+    const facts = factsOf(job).map((fact) => h("span", {}, fact));
+    this.#when = h("time", { datetime: job.created_at, title: moment(job.created_at) });
     this.element.dataset.status = job.status;
     fill(
       this.element,
       h("div", { class: "media" }, this.#picture(job), this.#chip(job), job.status === "completed" ? null : this.#state(job)),
       h("div", { class: "card-text" }, h("h3", {}, link), h("p", { class: "facts" }, facts)),
-      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(job, this.#context)), when),
+      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(job, this.#context)), this.#when),
     );
     if (action) (this.element.querySelector(`[data-action="${action}"]`) ?? link).focus();
   }
@@ -66,7 +70,7 @@ export class Card {
   async #findStill(job) {
     if (this.#asked) return;
     this.#asked = true;
-    const details = await call("GET", `studio/jobs/${job.job_id}`).catch(() => null);
+    const details = await patiently(() => call("GET", `studio/jobs/${job.job_id}`)).catch(() => null);
     if (!details?.input_url) return;
     this.#still = details.input_url;
     if (!this.job.poster_url) this.update(this.job);
@@ -76,17 +80,20 @@ export class Card {
     const image = h("img", { class: "poster", src: job.poster_url, alt: "", loading: "lazy", decoding: "async", on: { error: () => image.replaceWith(h("div", { class: "blank" }, icon("film"))) } });
     const video = h("video", { class: "teaser", muted: true, loop: true, playsinline: true, preload: "none", tabindex: "-1", "aria-hidden": "true" });
     video.muted = true;
-    const play = () => {
-      if (still.matches) return;
-      if (!video.src) video.src = job.teaser_url;
-      video.play().then(() => video.classList.add("on"), () => {});
-    };
-    const rest = () => {
-      video.pause();
-      video.classList.remove("on");
-    };
-    Object.assign(this.element, { onmouseenter: play, onmouseleave: rest, onfocusin: play, onfocusout: rest });
+    this.#teaser = { video, url: job.teaser_url };
     return [image, video];
+  }
+
+  #play() {
+    if (!this.#teaser || still.matches) return;
+    const { video, url } = this.#teaser;
+    if (!video.src) video.src = url;
+    video.play().then(() => video.classList.add("on"), () => {});
+  }
+
+  #rest() {
+    this.#teaser?.video.pause();
+    this.#teaser?.video.classList.remove("on");
   }
 
   #state(job) {

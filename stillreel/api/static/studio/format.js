@@ -15,11 +15,11 @@ function joined(large, unit, small, part) {
   return small ? `${large} ${unit} ${small} ${part}` : `${large} ${unit}`;
 }
 
-/** Three significant digits where it is small, cents where it is large. */
-export function usd(value) {
+/** Some significant digits where it is small, cents where it is large. */
+export function usd(value, significant = 3) {
   if (value === null || value === undefined) return "";
   if (value === 0) return "US$0";
-  const digits = value >= 1 ? 2 : Math.min(6, 2 - Math.floor(Math.log10(value)));
+  const digits = value >= 1 ? 2 : Math.min(6, significant - 1 - Math.floor(Math.log10(value)));
   return `US$${Number(value.toFixed(digits))}`;
 }
 

@@ -4,6 +4,8 @@ import { button, fill, h, icon } from "./dom.js";
 import { bytes } from "./format.js";
 
 const THUMBNAIL = 480;
+/** From here on the API turns a model's default size upright. */
+const UPRIGHT = 1.1;
 
 /** A drop zone; `file()` is what was given, `thumbnail()` a small picture of it as a data URL. */
 export function imageField({ types, maxBytes, onChange }) {
@@ -81,13 +83,15 @@ export function imageField({ types, maxBytes, onChange }) {
     );
   }
 
-  /** The size of a video from this image, where the model fits it: as large as its default. */
-  function shape({ default: model, only, grid }) {
-    if (!picture?.naturalWidth || only.length) return {};
+  /** A size in the proportions of the image, with as many pixels as the model's default. */
+  function proportions({ default: model, only, grid }) {
+    if (!picture?.naturalWidth || only.length) return null;
     const scale = Math.sqrt((model.width * model.height) / (picture.naturalWidth * picture.naturalHeight));
     const side = (pixels) => Math.max(grid, Math.round((pixels * scale) / grid) * grid);
     return { width: side(picture.naturalWidth), height: side(picture.naturalHeight) };
   }
+
+  const isUpright = () => Boolean(picture) && picture.naturalHeight > picture.naturalWidth * UPRIGHT;
 
   function thumbnail() {
     if (!picture?.naturalWidth) return null;
@@ -98,5 +102,5 @@ export function imageField({ types, maxBytes, onChange }) {
   }
 
   show();
-  return { element, file: () => file, shape, thumbnail };
+  return { element, file: () => file, proportions, isUpright, thumbnail };
 }

@@ -135,6 +135,7 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
         ["Preset", job.preset && `${job.preset}${made.steps ? `, ${count(made.steps, "step")}` : ""}`],
         ["Size", size],
         ["Duration", job.video ? `${seconds(job.video.seconds)}, ${job.video.frames} frames at ${job.video.fps} per second` : seconds(job.duration)],
+        ["Image", given.image_url],
         ["Style", job.style],
         ["Camera", details.receipt?.input?.camera ?? job.camera],
         ["Seed", job.seed],

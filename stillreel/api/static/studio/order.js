@@ -2,9 +2,11 @@
 
 import { call, patiently, Problem, uniqueKey } from "./api.js";
 import { button, fill, h, icon, say } from "./dom.js";
-import { bytes, capital, count, seconds, usd } from "./format.js";
+import { told } from "./estimate.js";
+import { bytes, capital, count, seconds } from "./format.js";
 import { camera } from "./camera.js";
 import { imageField } from "./image.js";
+import { sizesOf } from "./sizes.js";
 
 const ESTIMATE_MILLISECONDS = 350;
 const SAME_ORDER_MILLISECONDS = 1500;
@@ -29,6 +31,7 @@ const SAME = { width: "size", height: "size", image_url: "image", image_base64: 
 export function orderForm({ session, models, looks, onOrdered, toast }) {
   let orderKey = null;
   let keptUntil = 0;
+  let uploaded = {}; // an order that is sent again goes with the same upload, so that it is one
   let sending = false;
   let asked = null;
   let timer = 0;
@@ -53,7 +56,7 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
 
   const select = (entries = []) => h("select", {}, entries.map(([value, text]) => h("option", { value }, text)));
   const prompt = h("textarea", { rows: 3, placeholder: "What should happen? The boat drifts towards the shore …" });
-  const image = imageField({ types: session.image_types, maxBytes: session.image_max_bytes, onChange: changed });
+  const image = imageField({ types: session.image_types, maxBytes: session.image_max_bytes, onChange: () => (offerSizes(facts().sizes), changed()) });
   const model = select(models.map((facts) => [facts.id, facts.title]));
   const preset = select();
   const size = select();
@@ -83,7 +86,7 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     h("h2", {}, "New video"),
     field("image", "Image", image.element, { wide: true }),
     field("prompt", "Prompt", prompt, { wide: true }),
-    field("model", "Model", model, { wide: models.length > 1 || true }),
+    field("model", "Model", model, { wide: true }),
     field("size", "Size", h("div", { class: "stack" }, size, ownSize)),
     field("preset", "Preset", preset),
     field("duration", "Duration", h("div", { class: "range" }, duration, durationText), { wide: true }),
@@ -117,9 +120,7 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     const found = facts();
     model.value = found.id;
     offer(preset, found.presets.map((one) => [one.name, capital(one.name)]), kept.preset ?? preset.value);
-    const made = found.sizes.only.length ? found.sizes.only : [found.sizes.default, ...found.sizes.suggested, ...shapes(found.sizes)];
-    const names = new Map(made.map((one) => [`${one.width}x${one.height}`, `${one.width} × ${one.height} ${shape(one)}`]));
-    offer(size, [["", "Fit the image"], ...names, ...(found.sizes.only.length ? [] : [["own", "Other …"]])], size.value);
+    offerSizes(found.sizes);
     duration.max = found.durations.max;
     duration.value = Math.min(kept.duration ?? Number(duration.value), found.durations.max);
     offer(quality, found.qualities.map((name) => [name, capital(name)]), quality.value);
@@ -131,12 +132,24 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     fields.preset.box.hidden = found.presets.length < 2;
     fields.size.box.classList.toggle("wide", found.presets.length < 2);
     prompt.maxLength = found.prompt_max_length;
-    const there = found.available ? `${count(found.hosts_online, "host")} online` : "no host now: videos wait for one";
-    say(fields.model.help, `${there} · licence ${found.licence}${found.text_to_video ? "" : " · needs an image"}`);
+    tellHosts(found.hosts_online);
+  }
+
+  function tellHosts(hosts) {
+    const { licence, text_to_video: byPrompt } = facts();
+    const there = hosts ? `${count(hosts, "host")} online` : "no host now: videos wait for one";
+    say(fields.model.help, `${there} · licence ${licence}${byPrompt ? "" : " · needs an image"}`);
+  }
+
+  function offerSizes(sizes) {
+    const names = sizesOf(sizes, image.proportions(sizes));
+    offer(size, [["", "Automatic"], ...names, ...(sizes.only.length ? [] : [["own", "Other …"]])], size.value);
   }
 
   function describe() {
     const found = facts();
+    const { width: w, height: h } = found.sizes.default;
+    say(fields.size.help, size.value ? "" : `${w} × ${h}${found.sizes.only.length ? "" : ", upright for upright images"}`);
     const chosen = found.presets.find((one) => one.name === preset.value);
     say(fields.preset.help, chosen?.description ?? "");
     const look = looks.styles.find((one) => one.name === style.value);
@@ -185,11 +198,15 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     asked = new AbortController();
     const { signal } = asked;
     const body = values();
-    // The estimate reads no image; an id says that there is one, and its size is the video's.
-    if (image.file()) Object.assign(body, { job_id: "job_estimate" }, body.width ? {} : image.shape(facts().sizes));
+    if (image.file()) {
+      body.job_id = "job_estimate"; // the estimate reads no image; an id says that there is one
+      const { width, height } = facts().sizes.default;
+      if (image.isUpright() && !body.width && !body.height) Object.assign(body, { width: Math.min(width, height), height: Math.max(width, height) });
+    }
     try {
       const found = await call("POST", "api/v1/estimate", { body, signal });
       fill(estimate, ...told(found));
+      tellHosts(found.queue.hosts_online);
     } catch (error) {
       if (signal.aborted) return;
       fill(estimate);
@@ -254,17 +271,22 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     const headers = { "Idempotency-Key": key };
     if (!file) return call("POST", "api/v1/generate", { body: given, headers });
     if (file.size > session.body_max_bytes - FORM_BYTES) {
-      const body = { content_type: file.type, content_length: file.size };
-      const upload = await call("POST", "api/v1/presign/upload", { body });
-      toast(`Uploading ${bytes(file.size)} …`);
-      const stored = await fetch(upload.upload_url, { method: "PUT", headers: { "Content-Type": file.type }, body: file }).catch(() => null);
-      if (!stored?.ok) throw new Problem(0, { detail: "The storage did not take the image; try again.", code: "image_error" });
-      return call("POST", "api/v1/generate", { body: { ...given, job_id: upload.job_id }, headers });
+      if (uploaded.key !== key) uploaded = { key, jobId: await upload(file) };
+      return call("POST", "api/v1/generate", { body: { ...given, job_id: uploaded.jobId }, headers });
     }
     const body = new FormData();
     for (const [name, value] of Object.entries(given)) body.append(name, value);
     body.append("image", file);
     return call("POST", "api/v1/generate", { body, headers });
+  }
+
+  async function upload(file) {
+    const body = { content_type: file.type, content_length: file.size };
+    const target = await call("POST", "api/v1/presign/upload", { body });
+    toast(`Uploading ${bytes(file.size)} …`);
+    const stored = await fetch(target.upload_url, { method: "PUT", headers: { "Content-Type": file.type }, body: file }).catch(() => null);
+    if (!stored?.ok) throw new Problem(0, { detail: "The storage did not take the image; try again.", code: "image_error" });
+    return target.job_id;
   }
 
   function roll() {
@@ -297,36 +319,7 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
   return { element: form, use, focus: () => prompt.focus() };
 }
 
-/** The estimate in words: time, US$, and the line. */
-function told(found) {
-  const parts = [];
-  if (found.seconds) {
-    const { low, likely, high } = found.seconds;
-    parts.push(h("strong", {}, `about ${seconds(Math.round(likely))}`), ` (${Math.round(low)}–${Math.round(high)} s)`);
-  }
-  if (found.usd) parts.push(" · ", h("strong", {}, usd(found.usd.likely)));
-  const { position, hosts_online: hosts, seconds: wait } = found.queue;
-  if (!hosts) parts.push(" · no host now: it waits for one");
-  else if (position > 1) parts.push(` · place ${position} in line${wait ? `, about ${seconds(Math.round(wait))}` : ""}`);
-  const learned = found.source === "learned" ? `, learned from ${count(found.samples, "video")}` : "";
-  const what = `${found.width} × ${found.height}, ${found.frames} frames at ${found.fps} per second${learned}`;
-  return [h("span", {}, parts), h("span", { class: "hint" }, what)];
-}
-
 function offer(element, entries, wanted) {
   fill(element, entries.map(([value, text]) => h("option", { value }, String(text))));
   element.value = entries.some(([value]) => String(value) === String(wanted)) ? wanted : entries[0]?.[0] ?? "";
-}
-
-/** Upright and square beside the default, where a model makes any size. */
-function shapes({ default: { width, height } }) {
-  const side = Math.min(width, height);
-  return [{ width: height, height: width }, { width: side, height: side }];
-}
-
-function shape({ width, height }) {
-  const part = width / height;
-  const near = [[16 / 9, "16:9"], [9 / 16, "9:16"], [1, "1:1"], [4 / 3, "4:3"], [3 / 4, "3:4"], [3 / 2, "3:2"], [2 / 3, "2:3"], [21 / 9, "21:9"]];
-  const found = near.find(([ratio]) => Math.abs(part / ratio - 1) < 0.04);
-  return found ? `· ${found[1]}` : "";
 }

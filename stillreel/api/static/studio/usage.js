@@ -14,7 +14,7 @@ const PAGE = 100;
 const dollars = (value) => usd(value).replace("US$", "");
 
 /** The page of the usage as an element. */
-export function usagePage() {
+export function usagePage({ session }) {
   let period = DEFAULT_DAYS;
   let asked = 0;
   const body = h("div", {});
@@ -32,7 +32,7 @@ export function usagePage() {
     const days = lastDays(period);
     body.setAttribute("aria-busy", "true");
     try {
-      const [usage, waits] = await patiently(() => Promise.all([call("GET", `api/v1/usage?group_by=day&from=${days[0]}&to=${days.at(-1)}`), readWaits(days[0])]));
+      const [usage, waits] = await patiently(() => Promise.all([call("GET", `api/v1/usage?group_by=day&from=${days[0]}&to=${days.at(-1)}`), readWaits(session.owner, days[0])]));
       if (mine === asked) fill(body, ...drawn(days, usage, waits));
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
@@ -89,11 +89,11 @@ function table(days, rows, waits) {
 }
 
 /** How long the newest jobs waited that have started. */
-async function readWaits(from) {
+async function readWaits(owner, from) {
   const jobs = [];
   let cursor = "";
   do {
-    const query = new URLSearchParams({ created_after: `${from}T00:00:00Z`, limit: PAGE, ...(cursor && { cursor }) });
+    const query = new URLSearchParams({ owner, created_after: `${from}T00:00:00Z`, limit: PAGE, ...(cursor && { cursor }) });
     const page = await call("GET", `api/v1/jobs?${query}`);
     jobs.push(...page.jobs);
     cursor = page.next_cursor;

@@ -1,6 +1,6 @@
 // What a job is doing, in words and as parts of its way.
 
-import { capital, seconds } from "./format.js";
+import { capital, seconds, usd } from "./format.js";
 
 export const STAGES = ["fetch", "infer", "encode", "upload", "notify"];
 /** Shares of the way in percent, as the API counts them. */
@@ -42,8 +42,8 @@ export function titleOf(job) {
   return job.prompt || (job.style ? `${capital(job.style)}, from an image` : "From an image");
 }
 
-/** The facts below a card: preview · 1280 × 720 · 5 s · US$0.001. */
-export function factsOf(job, usd) {
-  const size = job.video ? `${job.video.width} × ${job.video.height}` : "";
-  return [job.model, size, seconds(job.video?.seconds ?? job.duration), job.cost?.usd ? usd(job.cost.usd) : ""].filter(Boolean);
+/** The facts below a card: preview, 1280×720, 5 s · US$0.001. */
+export function factsOf(job) {
+  const size = job.video ? `${job.video.width}×${job.video.height}` : "";
+  return [job.model, size, seconds(job.video?.seconds ?? job.duration), job.cost?.usd ? usd(job.cost.usd, 2) : ""].filter(Boolean);
 }
