@@ -168,7 +168,7 @@ def wait_for_entry(
         for attempt in stamina.retry_context(
             on=(AssertionError, InferenceServerAway),
             attempts=None,
-            timeout=120,
+            timeout=300,
             wait_initial=0.05,
             wait_max=0.2,
         ):
