@@ -19,8 +19,8 @@ from tasks.retries import can_pass
     name="upload",
     cache_key_fn=task_key,
     persist_result=True,
-    retries=4,
-    retry_delay_seconds=[2, 10, 30, 60],
+    retries=5,
+    retry_delay_seconds=[2, 10, 30, 60, 120],  # longer than an outage of Prefect
     retry_condition_fn=can_pass,
 )
 def upload(

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import stamina
 
-START_SECONDS, STOP_SECONDS, RUN_SECONDS = 240.0, 120.0, 120.0
+START_SECONDS, STOP_SECONDS, RUN_SECONDS = 600.0, 120.0, 120.0
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 DEPLOYMENT = "preview-local"
 KEY = "the-first-owners-key"

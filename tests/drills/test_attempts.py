@@ -99,7 +99,7 @@ def test_kill_9_of_the_api_and_its_keeper_loses_no_crash(stack: Stack) -> None:
     assert inferences_finished(stack, run_id) == 1
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_spot_notice_hands_the_jobs_back_as_a_stop_does(
     stack: Stack, record_property: Callable[[str, object], None]
 ) -> None:
@@ -109,6 +109,7 @@ def test_a_spot_notice_hands_the_jobs_back_as_a_stop_does(
     try:
         with InstanceMetadata() as instance, spot_host(stack, instance) as (host, home):
             run_id = stack.submit(QUICK)
+            stack.wait(run_id, {"RUNNING"}, timeout=400)  # the host starts first
             wait_for_entry(stack, Kind.INFERENCE, run_id, lambda entry: entry.step >= 1, home=home)
             begin = time.monotonic()
             instance.give_notice()

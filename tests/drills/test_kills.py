@@ -110,18 +110,6 @@ def test_a_stale_execution_leaves_without_a_word(stack: Stack) -> None:
     assert not (stack.home / "storage" / "outputs" / job_id).exists()
 
 
-def test_cancel_from_the_api_frees_the_gpu(stack: Stack) -> None:
-    run_id = stack.submit(QUICK)
-    wait_for_entry(stack, Kind.INFERENCE, run_id, lambda entry: entry.step >= 1)
-
-    set_state(stack, run_id, {"type": "CANCELLING", "name": "Cancelling"}, force=True)
-
-    assert stack.wait(run_id)["state_type"] == "CANCELLED"
-    entry = entry_of(stack, Kind.INFERENCE, run_id)
-    assert entry is None or entry.state is State.CANCELLED
-    assert stack.wait(stack.submit(QUICK))["state_type"] == "COMPLETED"
-
-
 def test_a_stopped_host_hands_its_runs_back_and_the_next_start_completes_them(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -180,7 +168,7 @@ def wait_for_entry(
         for attempt in stamina.retry_context(
             on=(AssertionError, InferenceServerAway),
             attempts=None,
-            timeout=120,
+            timeout=300,
             wait_initial=0.05,
             wait_max=0.2,
         ):
