@@ -25,7 +25,7 @@ class PrefectCalls:
     def get(self, path: str) -> Any:
         return self._portal.call(self._api.get, path)
 
-    def ask(self, path: str, body: Json) -> Any:
+    def ask(self, path: str, body: Any) -> Any:
         return self._portal.call(self._api.ask, path, body)
 
     def patch(self, path: str, body: Json) -> None:

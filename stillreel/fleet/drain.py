@@ -8,10 +8,12 @@ from datetime import datetime, timedelta
 
 from stillreel.errors import (
     HostFailed,
+    LeaseLost,
     LeaseTaken,
     OfferGone,
     PrefectRefused,
     PrefectUnavailable,
+    ProviderRefused,
     ProviderUnavailable,
     StillreelError,
 )
@@ -183,8 +185,10 @@ class Drain:
         self._grew_at = now
         try:
             self._rent_best()
-        except (HostFailed, ProviderUnavailable, PrefectUnavailable, PrefectRefused) as exc:
-            log.warning("no other host now: %s", exc.message)  # those that there are go on
+        except LeaseLost:
+            raise
+        except StillreelError as exc:  # a quota, say; those that there are go on
+            log.warning("no other host now: %s", exc.message)
 
     def _rent_best(self) -> bool:
         """Rent one host, the best for what waits, if the rule says so."""
@@ -297,6 +301,10 @@ class Drain:
         except ProviderUnavailable as exc:
             log.warning("offer %s: %s", choice.offer.id, exc.message)
             self._clock.sleep(POLL_SECONDS)
+        except ProviderRefused:  # so none was made
+            self._unknown.remove(label)
+            self._holding.note_gone(label)
+            raise
         self._unknown.remove(label)
         if host is None:  # one that appears later is given up, and reaped
             self._holding.note_gone(label)

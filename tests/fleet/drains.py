@@ -154,7 +154,7 @@ def next_drain(it: Setup) -> Drain:
 
 
 def count(it: Setup) -> tuple[int, int, int]:
-    """Hosts that lived past their deadline or still do, lived at once, and jobs that are nowhere."""
+    """Hosts that outlived their deadline or live, that lived at once, and jobs that are nowhere."""
     spans = [(host.born, host.gone_at or it.world.at) for host in it.world.hosts]
     double = sum(
         one[0] < other[1] and other[0] < one[1]

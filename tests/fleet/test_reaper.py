@@ -183,3 +183,19 @@ def test_leftovers_that_cannot_be_listed_keep_no_host_alive() -> None:
     with pytest.raises(ProviderRefused, match="not allowed"):
         it.reap()
     assert it.living() == set()
+
+
+@pytest.mark.parametrize("ahead", [11 * MINUTE, HOUR])
+def test_a_reaper_whose_clock_is_ahead_leaves_a_living_drain_its_host(ahead: timedelta) -> None:
+    it = Place()
+    it.rent(RUN)
+    it.book.start(RUN, number=1, beat_at=it.world.at - ahead)
+    assert it.reap(dry_run=True)[0].reason == "its drain has not been heard of"
+
+    def beat(world: World) -> None:
+        it.book.change(RUN, beat_at=world.at - ahead)
+
+    it.world.on_step = beat
+    assert [one.reason for one in it.reap()] == [""]
+    it.world.on_step = None
+    assert [one.done for one in it.reap()] == [True]

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from stillreel.errors import ProviderRefused
 from stillreel.fleet.provider import HostState
 from stillreel.fleet.report import End
 from tests.fleet.drains import (
@@ -92,6 +93,15 @@ def test_where_no_other_host_is_to_be_had_those_that_there_are_go_on() -> None:
     it = Setup(400)
     it.provider.faults["offers"].extend([None, *unavailable(3)])
     check(it, it.drain(limits=MANY).run(), hosts=3)
+
+
+def test_a_quota_keeps_those_that_there_are_at_work() -> None:
+    it = Setup(150)
+    refusals = [ProviderRefused("raise the account's quota") for _ in range(60)]
+    it.provider.faults["create"].extend([None, *refusals])
+    check(it, it.drain(limits=MANY).run())
+    assert len(it.provider.creates) > 1
+    assert it.book.leases[RUN].hosts == ()
 
 
 def test_a_drain_with_several_hosts_goes_on_with_all_of_them() -> None:
