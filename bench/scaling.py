@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from moto.server import ThreadedMotoServer
 
 from bench.load import Call, Load, run
 from tests.compose import Compose, running_compose
+
+logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request is noise
 
 ORDER = {"prompt": "slow zoom in", "duration": 0.5, "width": 128, "height": 72}
 DEPLOYMENT = "generate-video/preview-local"
