@@ -49,11 +49,12 @@ async def download_file(
     info = await run_in_threadpool(storage.head, key)
     if info is None:
         raise missing(key)
+    is_saved = download or _acts(info.content_type)
     return StoredFile(
         storage.path(key),
         media_type=info.content_type,
-        filename=key.rpartition("/")[2],
-        content_disposition_type="attachment" if download or _acts(info.content_type) else "inline",
+        # Shown in its place it has the name in its URL, or the one that the page's link gives it.
+        filename=key.rpartition("/")[2] if is_saved else None,
         headers={
             "ETag": f'"{info.etag}"',
             "Cache-Control": "private",
