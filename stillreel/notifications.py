@@ -203,10 +203,15 @@ async def deliver(services: Services, snapshot: Snapshot) -> None:
         await _mark_delivered(services, record, attempts=0)
         return
     await _claim(services, record)
-    if error := await _attempt(services, snapshot, receiver):
+    made, error = await _attempt(services, snapshot, receiver)
+    if error:
         await _mark_failed(services, record, error)
     else:
         await _mark_delivered(services, record, attempts=_attempts(record) + 1)
+    try:
+        await delivery_log.append(services.api, record.run_id, made)
+    except StillreelError as exc:  # what the labels say is what counts
+        log.warning("an attempt to tell %s is not in its log: %s", record.job_id, exc.message)
 
 
 async def reopen(services: Services, record: Record) -> None:
@@ -250,8 +255,8 @@ async def _receiver_of(services: Services, record: Record) -> _Receiver | None:
 
 async def _attempt(
     services: Services, snapshot: Snapshot, receiver: _Receiver
-) -> StillreelError | None:
-    """Why the receiver did not take it, None where it did; counted and put into the log."""
+) -> tuple[DeliveryAttempt, StillreelError | None]:
+    """One attempt, counted, and why the receiver did not take it; None where it did."""
     record, error, status = snapshot.record, None, None
     secrets = await services.owners.webhook_secrets(record.owner)
     at, started = datetime.now(UTC), time.monotonic()
@@ -272,11 +277,7 @@ async def _attempt(
     outcome, message = (error.code, error.message) if error else ("delivered", "")
     _count(services, snapshot, outcome, host=receiver.host, error=message)
     made = DeliveryAttempt(record.round, at, seconds, status, error.code if error else None)
-    try:
-        await delivery_log.append(services.api, record.run_id, made)
-    except StillreelError as exc:  # what the labels say next is what counts
-        log.warning("an attempt to tell %s is not in its log: %s", record.job_id, exc.message)
-    return error
+    return made, error
 
 
 def _notification(services: Services, snapshot: Snapshot) -> Notification:

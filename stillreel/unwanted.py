@@ -85,12 +85,18 @@ class Unwanted:
 
     async def _end(self, run: Json) -> None:
         run_id = run["id"]
+        if not await self._is_as_it_was(run):  # a retry may have begun since the list was read
+            return
         log.warning("run %s is cancelled and still worked on: its work is ended", run_id)
         await anyio.to_thread.run_sync(_end_work, self._settings, run)
-        if run["state_type"] == "CANCELLING":
+        if run["state_type"] == "CANCELLING" and await self._is_as_it_was(run):
             message = "cancelled; its host has ended its process"
             state = {"type": "CANCELLED", "name": "Cancelled", "message": message}
             await self._api.post(f"/flow_runs/{run_id}/set_state", {"state": state})
+
+    async def _is_as_it_was(self, run: Json) -> bool:
+        now = await self._api.get(f"/flow_runs/{run['id']}")
+        return now["state_id"] == run["state_id"]
 
 
 def _working_on(settings: Settings) -> set[str]:

@@ -34,6 +34,9 @@ _SHOWN = (
     *("image_url", "negative_prompt", "reuse", "embed_prompt", "webhook_url"),
 )
 
+_ADDRESSES = {"image_url", "webhook_url"}
+"""Only their hosts are shown: what follows is often a secret of whoever ordered."""
+
 
 class Session(BaseModel):
     """For whom a key speaks, and what bounds its orders."""
@@ -85,8 +88,9 @@ async def read_details(job_id: str, request: Request, caller: Reader) -> Details
         read_timeline(services.api, snapshot.record), _input(services, snapshot, request)
     )
     given = snapshot.record.parameters
+    shown = {name: given[name] for name in _SHOWN if given.get(name) not in (None, "", 0)}
     return Details(
-        parameters={name: given[name] for name in _SHOWN if given.get(name) not in (None, "", 0)},
+        parameters=shown | {name: host_of(shown[name]) for name in _ADDRESSES & shown.keys()},
         input_url=source,
         receipt=dict(snapshot.receipt) if snapshot.receipt else None,
         timeline=timeline,
@@ -134,6 +138,12 @@ def page_files() -> dict[str, _File]:
         etag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
         found[entry.name] = _File(data, TYPES[entry.name.rpartition(".")[2]], etag)
     return found
+
+
+def host_of(address: str) -> str:
+    """Whom an address is of; the rest of it is often a secret."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.hostname or ''}"
 
 
 def _answer(request: Request, name: str, headers: dict[str, str] | None = None) -> Response:

@@ -44,6 +44,10 @@ class Cancels:
     async def _carry_out(self, record: Record) -> None:
         services = self._services
         snapshot = await services.reader.get(record.job_id, fresh=True)
+        now = snapshot.record
+        asked = record.labels.get(marks.CANCELLED)
+        if now.is_settled or now.labels.get(marks.CANCELLED) != asked:
+            return  # it has ended, or begun its next round, since the list was read
         if await services.actions.cancel(snapshot):
             self._tally.note("cancel_carried_out", record.job_id, "it was begun and broken off")
             services.deliveries.start(services, record)

@@ -26,7 +26,8 @@ RULES: list[dict[str, Any]] = [
 def exported() -> dict[str, set[str]]:
     """The labels of each sample that the API tells, by its name."""
     one = {("a", "b"): 1}
-    facts = Facts(True, one, one, {("a", "b"): 1.0}, {"a": 1}, {"a": Used()}, (), True)
+    oldest, money = {("a", "b"): 1.0}, {"spent": 1.0}
+    facts = Facts(True, one, one, oldest, {"a": 1}, {"a": Used()}, money, storage_up=True)
     found: dict[str, set[str]] = {}
     for family in families(facts, {("GET", "/", "200"): 1}, {}):
         for sample in family.samples:

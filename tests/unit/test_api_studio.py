@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from stillreel.api import studio
 from stillreel.api.error_handlers import install_problems
-from stillreel.api.studio import page_files, policy_of
+from stillreel.api.studio import host_of, page_files, policy_of
 from stillreel.api.timeline import span_of
 from stillreel.links import Links
 
@@ -149,3 +149,15 @@ def test_what_is_no_stage_that_began_has_no_span(other: dict[str, None]) -> None
     run = {"name": "infer-1", "state_type": "PENDING", "start_time": "2026-11-20T12:00:00Z"}
     assert span_of(run) is not None
     assert span_of(run | other) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://hooks.example.com/services/T0/secret?x=1", "https://hooks.example.com"),
+        ("https://user:password@example.com:8443/a", "https://example.com"),
+        ("http://[::1]:9000/a", "http://::1"),
+    ],
+)
+def test_of_an_address_only_its_host_is_shown(address: str, shown: str) -> None:
+    assert host_of(address) == shown
