@@ -112,6 +112,19 @@ def test_railway_files_say_what_railway_knows(path: Path) -> None:
             assert RAILWAY[part][name](value), f"{part}.{name} = {value!r}"
 
 
+def test_on_railway_the_deployments_are_made_where_the_account_is_and_nowhere_else() -> None:
+    """`stillreel deploy` switches the schedules off where it finds no account to rent from."""
+    commands = {
+        part["startCommand"]: part.get("preDeployCommand")
+        for part in (tomllib.loads(path.read_text())["deploy"] for path in RAILWAY_FILES)
+    }
+    assert commands == {
+        "stillreel api": None,
+        "stillreel server": None,
+        "stillreel control": ["stillreel deploy"],
+    }
+
+
 TERRAFORM = INFRA / "terraform"
 
 
