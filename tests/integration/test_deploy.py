@@ -251,7 +251,7 @@ def test_a_template_without_such_a_field_is_refused() -> None:
         ("deployments/pools.yaml", "queues: {high: 1, default: 2, backlog: 3}\n", "queues"),
         (
             "deployments/pools.yaml",
-            "    description: This machine; the embedded default.\n",
+            "    description: A100 hosts, 40 GB or more.\n",
             "desc",
         ),
     ],
