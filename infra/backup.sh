@@ -4,7 +4,10 @@
 set -euo pipefail
 umask 077
 file="${1:?the file to write, e.g. stillreel-$(date -u +%F).dump}"
-url="${DATABASE_URL:?set it to the database, postgresql://...}"
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/database.sh"
+url=''
+address_of_database
 part="$file.part"
 trap 'rm -f "$part"' EXIT
 pg_dump --format=custom --no-owner --no-privileges --file "$part" --dbname "$url"

@@ -3,7 +3,10 @@
 # Stop API, servers and services first, and empty Redis; docs/operations.md#restore-the-database.
 set -euo pipefail
 file="${1:?the file that infra/backup.sh wrote}"
-url="${DATABASE_URL:?set it to an empty database, postgresql://...}"
+# shellcheck source=/dev/null
+source "$(dirname "${BASH_SOURCE[0]}")/database.sh"
+url=''
+address_of_database
 tables="$(psql --no-psqlrc --tuples-only --no-align --dbname "$url" \
   --command "select count(*) from pg_tables where schemaname = 'public'")"
 if ((tables > 0)); then

@@ -266,14 +266,21 @@ def keeper() -> None:
 def deploy(as_json: JsonFlag = False) -> None:
     """Make work pools, queues and deployments on the Prefect server; safe to repeat.
 
-    Needs PREFECT_API_URL.
+    Needs PREFECT_API_URL. Schedules of drains and the reaper are on where an account to rent from
+    is set (VAST_API_KEY, STILLREEL_EC2), and off elsewhere.
     """
     import anyio
 
     settings = prefect_settings()
     from stillreel.deploy import deploy as make
+    from stillreel.deploy import resting_schedules
 
     names = anyio.run(make, settings)
+    if resting := resting_schedules(settings):
+        say(
+            f"schedules are off: {', '.join(resting)}; no account to rent from is set here "
+            "(VAST_API_KEY, or STILLREEL_EC2=1). Where hosts are rented, run this with it again"
+        )
     if as_json:
         print_json(names)
         return

@@ -118,6 +118,17 @@ async def deploy(settings: Settings, *, directory: Path | None = None) -> list[s
         ) from exc
 
 
+def resting_schedules(settings: Settings, *, directory: Path | None = None) -> list[str]:
+    """The deployments whose schedules `deploy` leaves off, for there is no account to rent from.
+
+    Raises DeploymentInvalid.
+    """
+    if settings.fleet.accounts:
+        return []
+    plan = read_plan(directory or project_dir())
+    return [_full_name(made) for made in plan.deployments if made.get("schedules")]
+
+
 def _refusal(status: int) -> StillreelError:
     if status in (401, 403):
         return SettingsInvalid(
@@ -201,9 +212,13 @@ def _run_prefect_deploy(directory: Path) -> None:
         raise DeploymentInvalid("prefect deploy failed:\n" + "\n".join(lines))
 
 
+def _full_name(deployment: dict[str, Any]) -> str:
+    flow_name = deployment["entrypoint"].rpartition(":")[2].replace("_", "-")
+    return f"{flow_name}/{deployment['name']}"
+
+
 async def _check_deployed(client: PrefectClient, wanted: dict[str, Any]) -> str:
-    flow_name = wanted["entrypoint"].rpartition(":")[2].replace("_", "-")
-    name = f"{flow_name}/{wanted['name']}"
+    name = _full_name(wanted)
     try:
         made = await client.read_deployment_by_name(name)
     except ObjectNotFound as exc:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The entrypoint of a rented host: runs `stillreel host` with the arguments given, and ends the
-# rental when that ends, or at STILLREEL_RENTED_UNTIL (seconds since 1970) whatever it is doing.
+# The entrypoint of a GPU host: runs `stillreel host` with the arguments given. Of a rented one it ends the
+# rental when that ends, or at STILLREEL_RENTED_UNTIL (seconds since 1970) whatever it is doing; at Vast.ai
+# (CONTAINER_ID) after four hours where that is not set. A host that is not rented has no timer.
 # Needs bash, curl and date. At Vast.ai the machine's own key (CONTAINER_API_KEY) can do no more
 # than stop and destroy this machine; elsewhere what started the container ends the machine.
 set -u
@@ -36,20 +37,22 @@ end_rental() {
 }
 
 # The timer comes first, and needs nothing of stillreel.
-now="$(date +%s)"
-until="${STILLREEL_RENTED_UNTIL:-0}"
-[[ "$until" =~ ^[0-9]+$ ]] || until=0
-((until > 0 && until < now + 172800)) || until=$((now + longest))
-main=$$
-(
-  while (($(date +%s) < until)); do sleep 5; done
-  say "the time of this machine is over"
-  if [[ -n "$machine" ]]; then end_rental; fi
-  kill -TERM "$main"
-  sleep 90
-  kill -KILL "$main"
-) &
-timer=$!
+until="${STILLREEL_RENTED_UNTIL:-0}" timer=''
+if [[ -n "$machine" || "$until" != 0 ]]; then
+  now="$(date +%s)"
+  [[ "$until" =~ ^[0-9]+$ ]] || until=0
+  ((until > 0 && until < now + 172800)) || until=$((now + longest))
+  main=$$
+  (
+    while (($(date +%s) < until)); do sleep 5; done
+    say "the time of this machine is over"
+    if [[ -n "$machine" ]]; then end_rental; fi
+    kill -TERM "$main"
+    sleep 90
+    kill -KILL "$main"
+  ) &
+  timer=$!
+fi
 
 as_user=()
 if [[ -n "${STILLREEL_USER:-}" && "$(id -u)" == 0 ]]; then
@@ -68,5 +71,5 @@ while kill -0 "$child" 2>/dev/null; do  # a signal interrupts `wait`
 done
 say "stillreel host ended with $code"
 if [[ -n "$machine" ]]; then end_rental; fi
-kill "$timer" 2>/dev/null
+[[ -z "$timer" ]] || kill "$timer" 2>/dev/null
 exit "$code"

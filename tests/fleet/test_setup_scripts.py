@@ -207,3 +207,66 @@ def test_start_and_stop_are_the_services_on_its_machine_and_the_instances_elsewh
     assert tools.run(f"ec2/{word}.sh")[-1] == f"systemctl {word} stillreel.service"
     tools.add("systemctl", OLD)
     assert tools.run(f"ec2/{word}.sh") == [f"stillreel fleet {word}"]
+
+
+SAY_PASSWORD = """#!/usr/bin/env bash
+echo "$(basename "$0") $* / $PGPASSWORD" >>"$LOG"
+while (($#)); do
+  case "$1" in
+    --file) touch "$2" ;;
+    --command) echo 0 ;;
+  esac
+  shift
+done
+"""
+
+
+@pytest.mark.parametrize("script", ["backup.sh", "restore.sh"])
+@pytest.mark.parametrize(
+    ("password", "written"),
+    [("s3cret", "s3cret"), ("a@b/c%d:e", "a%40b%2Fc%25d:e"), ("back\\slash+", "back\\slash+")],
+)
+def test_the_databases_password_is_in_no_command_line(
+    tools: Tools, tmp_path: Path, script: str, password: str, written: str
+) -> None:
+    for name in ("pg_dump", "pg_restore", "psql"):
+        tools.add(name, SAY_PASSWORD)
+    asked = tools.run(
+        script,
+        str(tmp_path / "dump"),
+        DATABASE_URL=f"postgresql://me:{written}@db:5432/prefect?sslmode=require",
+    )
+    assert len(asked) >= 2
+    for line in asked:
+        argv, _, told = line.rpartition(" / ")
+        assert told == password
+        assert written not in argv
+        assert "--dbname" not in argv or "postgresql://me@db:5432/prefect?sslmode=require" in argv
+
+
+def test_an_address_without_a_password_stays_as_it_is(tools: Tools, tmp_path: Path) -> None:
+    for name in ("pg_dump", "pg_restore"):
+        tools.add(name, SAY_PASSWORD)
+    [dump, _] = tools.run(
+        "backup.sh", str(tmp_path / "dump"), DATABASE_URL="postgresql://db/prefect"
+    )
+    assert dump.endswith("--dbname postgresql://db/prefect / ")
+
+
+def test_a_password_at_another_place_is_refused(tools: Tools, tmp_path: Path) -> None:
+    tools.add("pg_dump", SAY_PASSWORD)
+    done = subprocess.run(
+        ["bash", str(INFRA / "backup.sh"), str(tmp_path / "dump")],
+        env={
+            "PATH": f"{tools.bin}:{os.environ['PATH']}",
+            "LOG": str(tools.log),
+            "DATABASE_URL": "postgresql://me@db/prefect?password=s3cret",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "write it there" in done.stderr
+    assert "s3cret" not in done.stderr
+    assert tools.log.read_text() == ""

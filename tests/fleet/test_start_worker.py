@@ -27,12 +27,15 @@ QUICK = "#!/bin/sh\nexec /bin/sleep 0.05\n"
 class Machine:
     """The script at work, and what it has asked for so far."""
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(self, folder: Path, host: str, clock: str = "") -> None:
         self.log = folder / "log"
         self.log.touch()
         self.bin = folder / "bin"
         self.bin.mkdir()
-        for name, text in {"curl": CURL, "sleep": QUICK, "stillreel": host}.items():
+        tools = {"curl": CURL, "sleep": QUICK, "stillreel": host}
+        if clock:
+            tools["date"] = clock
+        for name, text in tools.items():
             (self.bin / name).write_text(text)
             (self.bin / name).chmod(0o700)
         self.process: subprocess.Popen[bytes] | None = None
@@ -61,6 +64,12 @@ class Machine:
 
 Rent = Callable[..., Machine]
 VAST = {"CONTAINER_ID": "4711", "CONTAINER_API_KEY": KEY}
+LATER = """#!/bin/sh
+echo date >>"$LOG"
+echo $((1800000000 + 3600 * $(grep -c date "$LOG")))
+"""
+"""A clock that is an hour further each time that it is asked."""
+WORKS = '#!/bin/sh\necho "host up" >>"$LOG"\n/bin/sleep 1\nexit 7\n'
 HANGS = '#!/bin/sh\necho "host $*" >>"$LOG"\nexec /bin/sleep 600\n'
 ENDS = '#!/bin/sh\nenv >>"$LOG"\nexit 7\n'
 
@@ -69,8 +78,8 @@ ENDS = '#!/bin/sh\nenv >>"$LOG"\nexit 7\n'
 def machine(tmp_path: Path) -> Iterator[Rent]:
     made: list[Machine] = []
 
-    def rent(host: str, **env: str) -> Machine:
-        made.append(Machine(tmp_path, host))
+    def rent(host: str, *, clock: str = "", **env: str) -> Machine:
+        made.append(Machine(tmp_path, host, clock))
         made[-1].start(**env)
         return made[-1]
 
@@ -110,6 +119,20 @@ def test_a_deadline_that_is_none_does_not_end_a_host_at_once(machine: Rent, unti
     it.wait_for("host host")
     Event().wait(0.5)
     assert "DELETE" not in it.log.read_text()
+
+
+def test_at_vast_it_ends_after_four_hours_without_a_deadline(machine: Rent) -> None:
+    it = machine(HANGS, clock=LATER, **VAST)
+    said = it.wait_for("--request DELETE")
+    assert said.partition("argv")[0].count("date") == 5  # at 0, 1, 2, 3 and 4 hours
+
+
+@pytest.mark.parametrize("env", [{}, {"STILLREEL_RENTED_UNTIL": "0"}])
+def test_a_machine_that_nobody_rented_has_no_timer(machine: Rent, env: dict[str, str]) -> None:
+    it = machine(WORKS, clock=LATER, **env)
+    assert it.process
+    assert it.process.wait(SECONDS) == 7  # and not by a signal, hours after its start
+    assert "date" not in it.log.read_text()
 
 
 def test_a_refused_destroy_at_least_stops_the_machine(machine: Rent) -> None:

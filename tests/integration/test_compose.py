@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from tests.services.redis import redis_cli
 
 WAIT_SECONDS = 240.0
 UI = "https://prefect.example.com"
+OURS = ("STILLREEL_", "R2_", "S3_", "AWS_", "VAST_")
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +142,64 @@ def test_every_variable_is_one_that_somebody_reads(tmp_path: Path) -> None:
     known |= names_of(PrefectSettings)
     known |= {"PREFECT_SERVER_ENCRYPTION_KEY"}  # read past Prefect's settings
     known |= {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"}  # of Postgres's image
+    known |= {"HF_TOKEN"}  # of the hub's client, on rented hosts
     for name, service in read_services(make_env(tmp_path / ".env")).items():
         unknown = set(service.get("environment", {})) - known
         assert not unknown, f"{name}: {sorted(unknown)}"
+
+
+NOT_PASSED = {
+    "STILLREEL_HOME": "the image's",
+    "STILLREEL_API_HOST": "the image's",
+    "STILLREEL_RENTED_UNTIL": "of a host, set where it is rented",
+    "STILLREEL_VAST_URL": "for tests",
+    "STILLREEL_EC2_ENDPOINT": "for tests",
+}
+
+
+def test_what_the_pages_tell_people_to_set_reaches_the_services() -> None:
+    """Compose passes the names that it lists and nothing else of infra/.env."""
+    pages = [project_dir() / "docs" / name for name in ("operations.md", "fleet.md")]
+    name_of = re.compile(r"\b(?:STILLREEL|R2|S3)_[A-Z0-9_]*[A-Z0-9]\b(?!_)|\bHF_TOKEN\b")
+    told = {name for page in pages for name in name_of.findall(page.read_text())}
+    assert {"R2_LOCATION", "HF_TOKEN", "STILLREEL_DRAIN_AUTO"} <= told
+    fleet = CONCERNS["fleet"].model_fields
+    told |= {
+        str(getattr(info.validation_alias, "choices", (f"STILLREEL_{field.upper()}",))[-1])
+        for field, info in fleet.items()
+    }
+    services = yaml.safe_load(FILE.read_text())["services"]
+    passed = services["control"]["environment"]
+    assert services["deploy"]["environment"] == passed
+    assert sorted(told - set(passed)) == sorted(NOT_PASSED)
+
+
+def test_what_is_not_set_leaves_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compose passes an empty text for it."""
+    secrets = make_env(tmp_path / ".env")
+    given = read_services(secrets)["control"]["environment"]
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        if name not in secrets and not value:
+            monkeypatch.setenv(name, value)
+    empty = [concern() for concern in CONCERNS.values()]
+    assert len([name for name in given if os.environ.get(name) == ""]) > 40
+    for name in given:
+        monkeypatch.delenv(name, raising=False)
+    assert empty == [concern() for concern in CONCERNS.values()]
+
+
+def test_no_job_is_forgotten_whose_video_is_kept(tmp_path: Path) -> None:
+    services = read_services(make_env(tmp_path / ".env"))
+    days = int(services["api"]["environment"]["STILLREEL_OUTPUT_DAYS"] or 0)
+    server = services["services"]["environment"]
+    vacuumed = server["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"].split(",")
+    kept = float(server["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) / 86400
+    assert "events" in vacuumed
+    assert "flow_runs" not in vacuumed or 0 < days < kept
 
 
 def test_ours_run_without_root_and_publish_on_loopback_only(tmp_path: Path) -> None:

@@ -17,12 +17,19 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.workers.process import ProcessJobConfiguration
 
-from stillreel.deploy import _check_deployed, _template, check_entrypoint, read_plan
+from stillreel.deploy import (
+    _check_deployed,
+    _template,
+    check_entrypoint,
+    read_plan,
+    resting_schedules,
+)
 from stillreel.errors import DeploymentInvalid
 from stillreel.job import JobSpec
 from stillreel.models.motions import MOTIONS
 from stillreel.models.styles import get_styles
 from stillreel.project import project_dir
+from stillreel.settings import get_settings
 from tests.integration.conftest import Bucket
 from tests.stack import Stack, env_of
 
@@ -50,6 +57,25 @@ def test_deploying_again_changes_nothing(stack: Stack, bucket: Bucket) -> None:
         "reap-hosts/reap",
     ]
     assert described(stack) == before
+    assert " ".join(done.stderr.split()).startswith(
+        "schedules are off: drain-backlog/drain-a100, drain-backlog/drain-g5, reap-hosts/reap; "
+        "no account to rent from is set here (VAST_API_KEY, or STILLREEL_EC2=1)"
+    )
+
+
+@pytest.mark.parametrize("account", [{"VAST_API_KEY": "a-key"}, {"STILLREEL_EC2": "1"}, {}])
+def test_schedules_rest_where_no_account_is_set(
+    monkeypatch: pytest.MonkeyPatch, account: dict[str, str]
+) -> None:
+    for name in ("VAST_API_KEY", "STILLREEL_VAST_API_KEY", "STILLREEL_EC2"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in account.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    resting = resting_schedules(get_settings())
+    get_settings.cache_clear()
+    off = ["drain-backlog/drain-a100", "drain-backlog/drain-g5", "reap-hosts/reap"]
+    assert resting == ([] if account else off)
 
 
 def test_pools_have_three_queues_in_order_of_priority(stack: Stack) -> None:
@@ -225,7 +251,7 @@ def test_a_template_without_such_a_field_is_refused() -> None:
         ("deployments/pools.yaml", "queues: {high: 1, default: 2, backlog: 3}\n", "queues"),
         (
             "deployments/pools.yaml",
-            "    description: This machine; the embedded default.\n",
+            "    description: A100 hosts, 40 GB or more.\n",
             "desc",
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -59,6 +60,23 @@ def test_systemd_has_nothing_to_say_about_the_one_machines_unit(
     assert scored.returncode == 0, scored.stdout  # 4.0 or better
 
 
+def test_a_command_on_the_one_machine_runs_as_its_service_does() -> None:
+    """The page's systemd-run: the same user, settings and programs as the unit's."""
+    unit = (INFRA / "ec2" / "stillreel.service").read_text()
+    page = (project_dir() / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    words = shlex.split(found(r"^(sudo systemd-run .*)$", page))
+    told = [words[n + 1] for n, word in enumerate(words) if word == "-p"]
+    assert {name.partition("=")[0] for name in told} == {
+        *("User", "UMask", "EnvironmentFile", "Environment")
+    }
+    for line in told:
+        name, _, values = line.partition("=")
+        for value in values.split():
+            wanted = rf"^{name}=(.* )?{re.escape(value)}( |$)"
+            assert re.search(wanted, unit, re.MULTILINE), line
+    assert words[-3:] == [*found(r"^ExecStart=(\S+)", unit).split(), "storage", "init"]
+
+
 def test_cloud_init_takes_the_user_data_of_a_rented_host(require: Require, tmp_path: Path) -> None:
     require("cloud-init (tests/services/install.sh)", bool(shutil.which("cloud-init")))
     path = tmp_path / "user-data"
@@ -112,6 +130,19 @@ def test_railway_files_say_what_railway_knows(path: Path) -> None:
             assert RAILWAY[part][name](value), f"{part}.{name} = {value!r}"
 
 
+def test_on_railway_the_deployments_are_made_where_the_account_is_and_nowhere_else() -> None:
+    """`stillreel deploy` switches the schedules off where it finds no account to rent from."""
+    commands = {
+        part["startCommand"]: part.get("preDeployCommand")
+        for part in (tomllib.loads(path.read_text())["deploy"] for path in RAILWAY_FILES)
+    }
+    assert commands == {
+        "stillreel api": None,
+        "stillreel server": None,
+        "stillreel control": ["stillreel deploy"],
+    }
+
+
 TERRAFORM = INFRA / "terraform"
 
 
@@ -158,7 +189,7 @@ def test_terraform_and_storage_init_set_the_same_rules() -> None:
 
 
 def found(pattern: str, text: str) -> str:
-    match = re.search(pattern, text)
+    match = re.search(pattern, text, re.MULTILINE)
     assert match, pattern
     return match[1]
 
