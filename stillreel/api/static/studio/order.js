@@ -249,10 +249,11 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     submit.setAttribute("aria-disabled", "true");
     if (!orderKey || (keptUntil && Date.now() > keptUntil)) orderKey = uniqueKey();
     keptUntil = 0;
+    const mine = orderKey; // typing meanwhile makes the next order another one, and not this one
     try {
       const file = image.file();
       const given = values();
-      const job = await patiently(() => order(given, file, orderKey), () => say(failure, "The server is busy; sent again …"));
+      const job = await patiently(() => order(given, file, mine), () => say(failure, "The server is busy; sent again …"));
       keptUntil = Date.now() + SAME_ORDER_MILLISECONDS; // a second click now is the same order
       showErrors(null);
       onOrdered(job, file ? image.thumbnail() : null);
