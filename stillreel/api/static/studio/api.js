@@ -27,7 +27,12 @@ export const onRefused = { call: () => {} };
 /** The JSON that a route answers, null where it answers nothing. Raises Problem. */
 export async function call(method, path, { body, headers = {}, signal } = {}) {
   const response = await send(method, path, { body, headers, signal });
-  return response.status === 204 ? null : response.json();
+  try {
+    return response.status === 204 ? null : await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, {}); // the answer broke off
+  }
 }
 
 async function send(method, path, { body, headers = {}, signal } = {}) {

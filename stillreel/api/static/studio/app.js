@@ -150,6 +150,7 @@ function studio(session, models, looks) {
       else link.removeAttribute("aria-current");
     });
     fill(main, page?.element ?? home);
+    videos?.wake();
     if (!first) main.querySelector("h1")?.focus({ preventScroll: true });
     window.scrollTo(0, 0);
   }

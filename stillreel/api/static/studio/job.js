@@ -46,10 +46,26 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
 
   async function readDetails() {
     details = await call("GET", `studio/jobs/${jobId}`);
-    clearTimeout(timer);
-    if (!stopped && isActive(job)) {
-      timer = setTimeout(() => readDetails().then(() => update(job), () => {}), AGAIN_MILLISECONDS);
+  }
+
+  /** Read the job too: its stream may not come through. */
+  async function refresh() {
+    const before = job;
+    try {
+      if (document.hidden) return;
+      const read = await call("GET", `api/v1/jobs/${jobId}`);
+      await readDetails();
+      await update(job === before ? read : job); // what the stream told meanwhile is newer
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+    } finally {
+      timer = 0;
+      refreshLater();
     }
+  }
+
+  function refreshLater() {
+    if (!stopped && isActive(job)) timer ||= setTimeout(refresh, AGAIN_MILLISECONDS);
   }
 
   async function update(found) {
@@ -58,11 +74,12 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
     if (was !== found) changed(found);
     if (was.status !== found.status || was.round !== found.round) {
       announce(`${titleOf(job)}: ${STATUS[job.status]}`);
-      await readDetails().catch(() => {});
+      await patiently(readDetails).catch(() => {});
     }
     if (stopped) return;
     render();
-    if (isActive(job)) live.watch([job]);
+    live.watch([job]);
+    refreshLater();
   }
 
   function render() {
