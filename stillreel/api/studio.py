@@ -88,7 +88,7 @@ async def read_details(job_id: str, request: Request, caller: Reader) -> Details
         read_timeline(services.api, snapshot.record), _input(services, snapshot, request)
     )
     given = snapshot.record.parameters
-    shown = {name: given[name] for name in _SHOWN if given.get(name) not in (None, "", 0)}
+    shown = {name: given[name] for name in _SHOWN if given.get(name) not in (None, "")}
     return Details(
         parameters=shown | {name: host_of(shown[name]) for name in _ADDRESSES & shown.keys()},
         input_url=source,

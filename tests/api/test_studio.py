@@ -82,6 +82,13 @@ def test_details_have_the_receipt_the_stages_and_the_image(
     assert "source.png" in found["input_url"]
 
 
+def test_details_tell_what_was_switched_off(api: Api) -> None:
+    job_id = api.submit(audio=False, quality="high")["job_id"]
+    found = details(api, job_id)["parameters"]
+    assert (found["audio"], found["quality"]) == (False, "high")
+    assert not {"negative_prompt", "image_url"} & found.keys()
+
+
 def test_a_job_without_an_image_has_none(api: Api) -> None:
     assert details(api, api.submit()["job_id"])["input_url"] is None
 

@@ -18,7 +18,7 @@ from tests.browser.audit import faint, nameless, overflowing
 from tests.stack import KEY, Stack, running_stack
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
     from tests.browser.conftest import Shoot
 
@@ -170,6 +170,34 @@ def test_an_image_becomes_a_video_that_plays(
         page.get_by_role("link", name="Download").click()
     assert waiting.value.path().stat().st_size == job["video"]["size"]
     assert re.fullmatch(r"slow-zoom-in-over-the-lake-\w+\.mp4", waiting.value.suggested_filename)
+
+
+def test_an_order_that_is_sent_again_keeps_its_key_while_its_writer_types_on(
+    studio: Studio,
+) -> None:
+    page, prompt = studio.open(), "pan right while the line breaks"
+    tries: list[Route] = []
+
+    def hold_first(route: Route) -> None:
+        tries.append(route)
+        if len(tries) > 1:
+            route.continue_()
+
+    page.route("**/api/v1/generate", hold_first)
+    field = page.get_by_label("Prompt", exact=True)
+    field.fill(prompt)
+    with page.expect_request("**/api/v1/generate"):
+        page.get_by_role("button", name="Make video").click()
+    field.fill(f"{prompt} and on")
+    tries[0].abort()
+
+    expect(studio.card(prompt)).to_have_count(1)
+    first, second = (route.request.headers["idempotency-key"] for route in tries)
+    assert re.fullmatch(r"[0-9a-f]{32}", first)
+    assert second == first
+    assert [job["prompt"] for job in studio.jobs(prompt)] == [prompt]
+    studio.card(prompt).get_by_role("button", name="Cancel").click()
+    studio.faults = [fault for fault in studio.faults if "ERR_FAILED" not in fault]
 
 
 def test_a_job_is_cancelled_and_tried_again(studio: Studio) -> None:

@@ -3,12 +3,14 @@
 import { call, Problem } from "./api.js";
 import { button, h, icon } from "./dom.js";
 import { moment } from "./format.js";
+import { hasEnded, working } from "./links.js";
 import { isActive } from "./live.js";
 
 const RETRIED = ["failed", "cancelled", "expired"];
 
-/** The buttons that make sense for this job; `tell(job)` is called with what became of it. */
-export function actionsOf(job, { session, tell, gone, toast, text = false }) {
+/** The buttons that make sense for `newest()` now; `tell(job)` is called with what became of it. */
+export function actionsOf(newest, { session, tell, gone, toast, text = false }) {
+  const job = newest();
   const may = session.scopes.includes("generate");
   const found = [];
   const add = (name, label, run) =>
@@ -29,8 +31,19 @@ export function actionsOf(job, { session, tell, gone, toast, text = false }) {
 
   const post = (what) => call("POST", `api/v1/jobs/${job.job_id}/${what}`);
   if (job.result_url) {
-    found.push(downloadLink(job, text));
-    add("link", "Copy link", () => copyLink(job, toast));
+    const link = downloadLink(job, text);
+    // The address is the newest at the press of a button, whichever it is, or of Enter.
+    for (const kind of ["pointerdown", "focus"]) link.addEventListener(kind, () => (link.href = addressOf(newest())));
+    link.addEventListener("click", (event) => {
+      if (!event.isTrusted || !hasEnded(newest())) return void (link.href = addressOf(newest()));
+      event.preventDefault();
+      act(link, async () => {
+        link.href = addressOf(await working(newest(), tell));
+        link.click();
+      });
+    });
+    found.push(link);
+    add("link", "Copy link", async () => copyLink(await working(newest(), tell), toast));
   }
   if (may && isActive(job)) {
     add("cancel", "Cancel", async () => {
@@ -46,7 +59,7 @@ export function actionsOf(job, { session, tell, gone, toast, text = false }) {
   }
   if (may && job.delivery && (job.delivery.attempts || job.delivery.status === "failing")) {
     add("bell", "Redeliver", async () => {
-      tell({ ...job, delivery: (await post("redeliver")).delivery });
+      tell({ ...newest(), delivery: (await post("redeliver")).delivery });
       toast("The notification is sent again");
     });
   }
@@ -54,17 +67,23 @@ export function actionsOf(job, { session, tell, gone, toast, text = false }) {
     add("trash", "Delete", async () => {
       if (!(await confirmed("Delete this video?", "The video, its image and its prompt go for good. Its costs stay in the usage."))) return;
       await call("DELETE", `api/v1/jobs/${job.job_id}`);
-      gone(job);
+      gone(newest());
       toast("Deleted");
     });
   }
   return found;
 }
 
-function downloadLink(job, text) {
+const isOurs = (url) => url.origin === location.origin;
+
+function addressOf(job) {
   const url = new URL(job.result_url);
-  const ours = url.origin === location.origin;
-  if (!ours && url.pathname.includes("/files/")) url.searchParams.set("download", "true");
+  if (!isOurs(url) && url.pathname.includes("/files/")) url.searchParams.set("download", "true");
+  return url;
+}
+
+function downloadLink(job, text) {
+  const url = addressOf(job);
   const words = (job.prompt || job.model).toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 40);
   return h(
     "a",
@@ -75,7 +94,7 @@ function downloadLink(job, text) {
       "aria-label": text ? null : "Download",
       title: text ? null : "Download",
       "data-action": "Download",
-      target: ours ? null : "_blank",
+      target: isOurs(url) ? null : "_blank",
       rel: "noopener",
     },
     icon("download"),

@@ -21,18 +21,24 @@ export const key = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** Called with the problem when the key is refused. */
+/** Called with the problem and the key that was sent when it is refused. */
 export const onRefused = { call: () => {} };
 
 /** The JSON that a route answers, null where it answers nothing. Raises Problem. */
 export async function call(method, path, { body, headers = {}, signal } = {}) {
   const response = await send(method, path, { body, headers, signal });
-  return response.status === 204 ? null : response.json();
+  try {
+    return response.status === 204 ? null : await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, {}); // the answer broke off
+  }
 }
 
 async function send(method, path, { body, headers = {}, signal } = {}) {
   const form = body instanceof FormData;
-  const given = { Authorization: `Bearer ${key.get()}`, ...headers };
+  const sent = key.get();
+  const given = { Authorization: `Bearer ${sent}`, ...headers };
   if (body && !form) given["Content-Type"] = "application/json";
   let response;
   try {
@@ -48,7 +54,7 @@ async function send(method, path, { body, headers = {}, signal } = {}) {
   }
   if (response.ok) return response;
   const problem = new Problem(response.status, await response.json().catch(() => ({})), Number(response.headers.get("Retry-After")));
-  if (response.status === 401) onRefused.call(problem);
+  if (response.status === 401) onRefused.call(problem, sent);
   throw problem;
 }
 

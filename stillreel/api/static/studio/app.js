@@ -49,9 +49,9 @@ function applyTheme() {
 
 // --- signing in --------------------------------------------------------------------------------
 
-function signIn(problem = null) {
+function signIn(refused = "") {
   const input = h("input", { type: "password", id: "key", name: "key", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "key-error key-hint" });
-  const error = h("p", { class: "field-error", id: "key-error", role: "alert" }, problem && `${problem.message}${problem.status === 401 ? ". Paste another one." : ""}`);
+  const error = h("p", { class: "field-error", id: "key-error", role: "alert" }, refused && `${refused}. Paste another one.`);
   const submit = h("button", { type: "submit", class: "button primary" }, "Open the studio");
   const form = h(
     "form",
@@ -84,15 +84,17 @@ function signOut() {
   location.reload(); // nothing of the owner stays in the page
 }
 
-onRefused.call = (problem) => {
-  if (!key.get()) return;
+onRefused.call = (problem, sent) => {
+  if (!sent || sent !== key.get()) return; // a late answer to a key that is not used any more
   key.forget();
-  stopPage();
-  signIn(problem);
+  history.replaceState({ refused: problem.message }, "");
+  location.reload(); // what the key's owner saw is gone, and nothing goes on asking
 };
 
 async function start() {
-  if (!key.get()) return signIn();
+  const { refused } = history.state ?? {};
+  if (refused) history.replaceState(null, "");
+  if (!key.get()) return signIn(refused);
   fill(main, h("p", { class: "message", role: "status" }, "Opening …"));
   try {
     const [session, { models }, looks] = await patiently(() => Promise.all(["studio/session", "api/v1/models", "api/v1/styles"].map((path) => call("GET", path))));
@@ -108,12 +110,6 @@ async function start() {
 
 let page = null;
 let show = () => {};
-
-function stopPage() {
-  page?.stop();
-  page = null;
-  show = () => {};
-}
 
 function brand() {
   return h("a", { href: "#/", class: "brand" }, icon("film"), "stillreel");
@@ -154,6 +150,7 @@ function studio(session, models, looks) {
       else link.removeAttribute("aria-current");
     });
     fill(main, page?.element ?? home);
+    videos?.wake();
     if (!first) main.querySelector("h1")?.focus({ preventScroll: true });
     window.scrollTo(0, 0);
   }

@@ -4,24 +4,32 @@ import { actionsOf } from "./actions.js";
 import { call, patiently } from "./api.js";
 import { fill, h, icon, say } from "./dom.js";
 import { ago, moment } from "./format.js";
+import { hasEnded, working } from "./links.js";
 import { isActive } from "./live.js";
 import { factsOf, SHARES, STAGES, STATUS, stageText, timeText, titleOf } from "./words.js";
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
+/** The images of jobs without posters by job id, null where a job has none: cards are made anew, these are kept. */
+const stills = new Map();
+const onSight = new WeakMap();
+const sight = new IntersectionObserver((entries) => {
+  for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
+    sight.unobserve(target);
+    onSight.get(target)();
+  }
+});
 
 /** A card; `update(job)` changes what has changed, and keeps the focus. */
 export class Card {
   #context;
   #shown = "";
   #meter = null;
-  #still = null;
-  #asked = false;
   #teaser = null;
   #when = null;
 
   constructor(job, context, picture = null) {
     this.#context = context;
-    this.#still = picture;
+    if (picture) stills.set(job.job_id, picture);
     const [play, rest] = [() => this.#play(), () => this.#rest()];
     this.element = h("li", { class: "card", "data-job": job.job_id, on: { mouseenter: play, focusin: play, mouseleave: rest, focusout: rest } });
     this.update(job);
@@ -30,7 +38,7 @@ export class Card {
   update(job) {
     this.job = job;
     const delivery = job.delivery?.status ?? "";
-    const shown = [job.status, job.round, delivery, Boolean(job.result_url), this.#still].join();
+    const shown = [job.status, job.round, delivery, Boolean(job.result_url), stills.get(job.job_id)].join();
     if (shown !== this.#shown) this.#rebuild(job);
     this.#shown = shown;
     this.#meter?.(job);
@@ -49,7 +57,7 @@ export class Card {
       this.element,
       h("div", { class: "media" }, this.#picture(job), this.#chip(job), job.status === "completed" ? null : this.#state(job)),
       h("div", { class: "card-text" }, h("h3", {}, link), h("p", { class: "facts" }, facts)),
-      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(job, this.#context)), this.#when),
+      h("div", { class: "card-end" }, h("div", { class: "actions", role: "group", "aria-label": `Actions for ${title}` }, actionsOf(() => this.job, this.#context)), this.#when),
     );
     if (action) (this.element.querySelector(`[data-action="${action}"]`) ?? link).focus();
   }
@@ -61,18 +69,21 @@ export class Card {
 
   #picture(job) {
     if (job.poster_url) return this.#poster(job);
-    if (this.#still) return h("img", { class: "still", src: this.#still, alt: "", on: { error: (event) => event.target.remove() } });
-    this.#findStill(job);
+    const found = stills.get(job.job_id);
+    if (found) return h("img", { class: "still", src: found, alt: "", on: { error: (event) => (stills.set(job.job_id, null), event.target.remove()) } });
+    if (found === undefined) {
+      onSight.set(this.element, () => this.#findStill(job.job_id));
+      sight.observe(this.element);
+    }
     return h("div", { class: "blank" }, icon("film"));
   }
 
-  /** The image of a job without a poster; asked for once. */
-  async #findStill(job) {
-    if (this.#asked) return;
-    this.#asked = true;
-    const details = await patiently(() => call("GET", `studio/jobs/${job.job_id}`)).catch(() => null);
-    if (!details?.input_url) return;
-    this.#still = details.input_url;
+  /** Ask for the image of a job without a poster. */
+  async #findStill(id) {
+    if (stills.has(id) || this.job.poster_url) return;
+    const details = await patiently(() => call("GET", `studio/jobs/${id}`)).catch(() => null);
+    if (details?.input_url) stills.set(id, details.input_url);
+    else if (details && !isActive(this.job)) stills.set(id, null); // an image by address may still be copied
     if (!this.job.poster_url) this.update(this.job);
   }
 
@@ -80,14 +91,19 @@ export class Card {
     const image = h("img", { class: "poster", src: job.poster_url, alt: "", loading: "lazy", decoding: "async", on: { error: () => image.replaceWith(h("div", { class: "blank" }, icon("film"))) } });
     const video = h("video", { class: "teaser", muted: true, loop: true, playsinline: true, preload: "none", tabindex: "-1", "aria-hidden": "true" });
     video.muted = true;
-    this.#teaser = { video, url: job.teaser_url };
+    this.#teaser = { video, job: null };
     return [image, video];
   }
 
-  #play() {
-    if (!this.#teaser || still.matches) return;
-    const { video, url } = this.#teaser;
-    if (!video.src) video.src = url;
+  async #play() {
+    const teaser = this.#teaser;
+    if (!teaser || still.matches) return;
+    const { video } = teaser;
+    if (!teaser.job || hasEnded(teaser.job)) {
+      teaser.job = await working(this.job, this.#context.tell).catch(() => this.job);
+      video.src = teaser.job.teaser_url;
+      if (!this.element.matches(":hover, :focus-within")) return;
+    }
     video.play().then(() => video.classList.add("on"), () => {});
   }
 

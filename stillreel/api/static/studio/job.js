@@ -6,6 +6,7 @@ import { stageBar } from "./card.js";
 import { timeline } from "./charts.js";
 import { fill, h, icon, say } from "./dom.js";
 import { bytes, capital, count, moment, seconds, usd } from "./format.js";
+import { renew } from "./links.js";
 import { isActive, Live } from "./live.js";
 import { STATUS, stageText, timeText, titleOf } from "./words.js";
 
@@ -46,10 +47,26 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
 
   async function readDetails() {
     details = await call("GET", `studio/jobs/${jobId}`);
-    clearTimeout(timer);
-    if (!stopped && isActive(job)) {
-      timer = setTimeout(() => readDetails().then(() => update(job), () => {}), AGAIN_MILLISECONDS);
+  }
+
+  /** Read the job too: its stream may not come through. */
+  async function refresh() {
+    const before = job;
+    try {
+      if (document.hidden) return;
+      const read = await call("GET", `api/v1/jobs/${jobId}`);
+      await readDetails();
+      await update(job === before ? read : job); // what the stream told meanwhile is newer
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+    } finally {
+      timer = 0;
+      refreshLater();
     }
+  }
+
+  function refreshLater() {
+    if (!stopped && isActive(job)) timer ||= setTimeout(refresh, AGAIN_MILLISECONDS);
   }
 
   async function update(found) {
@@ -58,11 +75,12 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
     if (was !== found) changed(found);
     if (was.status !== found.status || was.round !== found.round) {
       announce(`${titleOf(job)}: ${STATUS[job.status]}`);
-      await readDetails().catch(() => {});
+      await patiently(readDetails).catch(() => {});
     }
     if (stopped) return;
     render();
-    if (isActive(job)) live.watch([job]);
+    live.watch([job]);
+    refreshLater();
   }
 
   function render() {
@@ -71,7 +89,7 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
     const now = [job.status, job.round, job.delivery?.status, Boolean(job.result_url), details.input_url?.split("?")[0]].join();
     if (now !== shown) {
       const focused = actions.contains(document.activeElement) && document.activeElement.dataset.action;
-      fill(actions, actionsOf(job, { session, tell: update, gone: left, toast, text: true }), again(), run());
+      fill(actions, actionsOf(() => job, { session, tell: update, gone: left, toast, text: true }), again(), run());
       if (focused) (actions.querySelector(`[data-action="${focused}"]`) ?? title).focus();
       meter = null;
       fill(stage, screen());
@@ -97,7 +115,12 @@ export function jobPage(jobId, { session, toast, announce, use, changed, gone })
 
   function screen() {
     if (job.result_url) {
-      return h("video", { class: "player", src: job.result_url, poster: job.poster_url, controls: true, loop: true, playsinline: true, preload: "metadata", "aria-label": titleOf(job) });
+      let played = job;
+      const player = h("video", { class: "player", src: job.result_url, poster: job.poster_url, controls: true, loop: true, playsinline: true, preload: "metadata", "aria-label": titleOf(job) });
+      player.addEventListener("error", async () => {
+        played = await renew(player, played, () => job, update).catch(() => played);
+      });
+      return player;
     }
     const still = details.input_url && h("img", { class: "still", src: details.input_url, alt: "The image that the video starts from", on: { error: (event) => event.target.remove() } });
     const chip = h("span", { class: `chip-status ${job.status}` }, job.status === "processing" && h("i", { class: "pulse" }), STATUS[job.status]);

@@ -123,10 +123,10 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     offerSizes(found.sizes);
     duration.max = found.durations.max;
     duration.value = Math.min(kept.duration ?? Number(duration.value), found.durations.max);
-    offer(quality, found.qualities.map((name) => [name, capital(name)]), quality.value);
-    offer(codec, found.codecs.map((name) => [name, name === "h264" ? "H.264" : name.toUpperCase()]), codec.value);
-    offer(fps, [["", "Model's own"], ...found.fps.map((rate) => [rate, rate])], fps.value);
-    offer(priority, found.priorities.map((name) => [name, capital(name)]), priority.value || (found.priorities.includes("default") ? "default" : ""));
+    offer(quality, found.qualities.map((name) => [name, capital(name)]), kept.quality ?? quality.value);
+    offer(codec, found.codecs.map((name) => [name, name === "h264" ? "H.264" : name.toUpperCase()]), kept.codec ?? codec.value);
+    offer(fps, [["", "Model's own"], ...found.fps.map((rate) => [rate, rate])], kept.fps ?? fps.value);
+    offer(priority, found.priorities.map((name) => [name, capital(name)]), (kept.priority ?? priority.value) || (found.priorities.includes("default") ? "default" : ""));
     fields.audio.box.hidden = !found.audio;
     fields.negative_prompt.box.hidden = !found.styles;
     fields.preset.box.hidden = found.presets.length < 2;
@@ -249,10 +249,11 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     submit.setAttribute("aria-disabled", "true");
     if (!orderKey || (keptUntil && Date.now() > keptUntil)) orderKey = uniqueKey();
     keptUntil = 0;
+    const mine = orderKey; // typing meanwhile makes the next order another one, and not this one
     try {
       const file = image.file();
       const given = values();
-      const job = await patiently(() => order(given, file, orderKey), () => say(failure, "The server is busy; sent again …"));
+      const job = await patiently(() => order(given, file, mine), () => say(failure, "The server is busy; sent again …"));
       keptUntil = Date.now() + SAME_ORDER_MILLISECONDS; // a second click now is the same order
       showErrors(null);
       onOrdered(job, file ? image.thumbnail() : null);
@@ -301,10 +302,12 @@ export function orderForm({ session, models, looks, onOrdered, toast }) {
     style.value = job.style ?? "";
     moves.use(job.camera ?? "");
     seed.value = job.seed ?? "";
-    modelChanged({ preset: job.preset, duration: job.duration });
-    const text = parameters.width && parameters.height ? `${parameters.width}x${parameters.height}` : "";
-    size.value = [...size.options].some((option) => option.value === text) ? text : "own";
-    if (size.value === "own") [width.value, height.value] = [parameters.width ?? "", parameters.height ?? ""];
+    const { width: w, height: h, quality = "standard", codec = "h264", fps, audio: sound } = parameters;
+    modelChanged({ preset: job.preset, duration: job.duration, quality, codec, fps: fps || "", priority: job.priority ?? "" });
+    audio.checked = sound !== false;
+    const offered = [...size.options].map((option) => option.value);
+    size.value = [`${w}x${h}`, w || h ? "own" : ""].find((text) => offered.includes(text)) ?? "";
+    if (size.value === "own") [width.value, height.value] = [w || "", h || ""];
     negative.value = parameters.negative_prompt ?? "";
     changed();
     prompt.focus();

@@ -24,7 +24,7 @@ export function wall({ session, toast, announce }) {
   let asked = 0;
   let timer = 0;
   const context = { session, toast, tell, gone };
-  const live = new Live(tell);
+  const live = new Live(tell, () => element.isConnected);
 
   const list = h("ul", { class: "cards", "aria-label": "Videos" });
   const message = h("div", { class: "message" });
@@ -84,8 +84,15 @@ export function wall({ session, toast, announce }) {
   }
 
   function refresh() {
-    if (document.hidden) timer = setTimeout(refresh, REFRESH_MILLISECONDS);
+    clearTimeout(timer);
+    if (document.hidden || !element.isConnected) timer = setTimeout(refresh, REFRESH_MILLISECONDS);
     else load({ again: true });
+  }
+
+  /** Go on, or rest while another page is shown. */
+  function wake() {
+    watch();
+    if (timer) refresh();
   }
 
   function take(jobs, { atTop }) {
@@ -147,7 +154,7 @@ export function wall({ session, toast, announce }) {
   }
 
   load({});
-  return { element, add, tell, gone };
+  return { element, add, tell, gone, wake };
 }
 
 function debounced(run) {
