@@ -113,8 +113,8 @@ def test_a_receiver_that_hangs_delays_nobody_else(control: Control, listen: List
     told = control.cancelled(webhook_url=good.url)
     control.wait(told, "delivered")
     assert len(good.requests) == 1
-    assert 1 <= len(hanging.requests) <= 2
-    assert not any(control.read(job_id).record.labels.get(marks.ATTEMPTS) for job_id in stuck)
+    assert 1 <= len(hanging.requests) < len(stuck), "two at a time wait for it"
+    assert not all(control.read(job_id).record.labels.get(marks.ATTEMPTS) for job_id in stuck)
 
 
 def test_a_private_receiver_is_told_only_while_it_is_registered(
