@@ -140,7 +140,7 @@ class Drain:
             self.report.usd_before -= max(0.0, told) + stay.usd_for_bytes
             self.report.stays.append(stay)
             if host:
-                self._watches.append(Watch(stay, host, self._limits))
+                self._watches.append(Watch(stay, host, self._limits, self._clock.now()))
             else:  # nobody saw when it went
                 stay.until, stay.end = min(self._clock.now(), stay.deadline), End.UNSEEN
         self.report.usd_before = max(0.0, self.report.usd_before)

@@ -24,6 +24,7 @@ from stillreel.fleet.backlog import Ended
 from stillreel.fleet.decision import Waiting
 from stillreel.fleet.leases import Asked, Lease
 from stillreel.fleet.provider import Boot, Host, HostState, Leftover, Need, Offer
+from stillreel.idle import HAND_OVER_SECONDS
 
 START = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)
 STEP = 5.0
@@ -115,7 +116,7 @@ class World:
             self._live(host)
 
     def _live(self, it: FakeHost) -> None:
-        if self.ends_itself and self.at >= it.boot.deadline:
+        if self.ends_itself and self.at >= it.boot.deadline - _s(HAND_OVER_SECONDS):
             self.end(it)
             return
         if it.host.state is HostState.BOOTING and self.at >= it.born + _s(it.boots_in):

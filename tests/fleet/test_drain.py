@@ -238,6 +238,14 @@ def test_a_backlog_without_end_stops_at_the_deadline() -> None:
     assert report.usd(it.world.at) <= 4.01 * 0.61
 
 
+def test_hosts_that_hand_their_jobs_back_at_the_end_of_their_time_are_good_machines() -> None:
+    it = Setup(10_000)
+    check(it, it.drain().run(), end=End.DEADLINE)
+    assert it.world.hosts[0].gone_at
+    assert it.world.hosts[0].gone_at < it.world.hosts[0].boot.deadline
+    assert it.book.leases[RUN].bad_machines == ()
+
+
 # --- the provider fails -----------------------------------------------------------------------
 
 
