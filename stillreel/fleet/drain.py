@@ -332,15 +332,10 @@ class Drain:
 
     def _look(self) -> None:
         """See what the provider and Prefect say, and that the lease is ours."""
-        now = self._clock.now()
         self._holding.beat()
-        for watch in self._watches:
-            try:
-                host = self._provider.get(watch.host.id)
-            except ProviderUnavailable as exc:
-                log.warning("the provider: %s", exc.message)
-            else:
-                watch.see_host(now, host, is_alone=len(self._watches) == 1)
+        self._look_at_hosts()
+        self._holding.beat()
+        now = self._clock.now()
         try:
             waiting = self._jobs.waiting(now).count
             open_ = waiting + self._jobs.working()
@@ -354,6 +349,25 @@ class Drain:
             watch.see_jobs(now, waiting=waiting, open_=open_, ended=ended, online=is_online)
         self.report.waiting.append((now, open_))
         self.report.videos, self.report.failed = ended.videos, ended.failed
+
+    def _look_at_hosts(self) -> None:
+        """By one list; those that it does not show are asked for by name, for lists lag."""
+        is_alone = len(self._watches) == 1
+        try:
+            there = {host.id: host for host in self._provider.list(self._prefix)}
+        except ProviderUnavailable as exc:
+            log.warning("the provider: %s", exc.message)
+            return
+        for watch in self._watches:
+            host = there.get(watch.host.id)
+            try:
+                if host is None:
+                    self._holding.beat()  # in an outage each call takes a minute and more
+                    host = self._provider.get(watch.host.id)
+            except ProviderUnavailable as exc:
+                log.warning("the provider: %s", exc.message)
+            else:
+                watch.see_host(self._clock.now(), host, is_alone=is_alone)
 
     def _wait_for_requeue(self) -> None:
         """Give the keeper its time to have the jobs of a lost host wait again."""
@@ -384,6 +398,7 @@ class Drain:
     def _give_back_leaving(self) -> None:
         """Destroy what is to go, one try each. Raises HostUndestroyed after many."""
         for label, (watch, since) in list(self._leaving.items()):
+            self._holding.beat()
             if is_given_back(self._provider, watch.host):
                 del self._leaving[label]
                 watch.stay.until = self._clock.now()

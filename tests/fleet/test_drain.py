@@ -257,8 +257,13 @@ def test_hosts_that_hand_their_jobs_back_at_the_end_of_their_time_are_good_machi
         pytest.param({"create": ["nothing made"]}, id="500, nothing made"),
         pytest.param({"destroy": [*unavailable(10)]}, id="429 ten times on destroy"),
         pytest.param({"destroy": ["lost", "lost"]}, id="destroy lost twice"),
-        pytest.param({"get": [None, *unavailable(6)]}, id="looks fail"),
-        pytest.param({"get": ["absent", "absent", None, "absent"]}, id="looks find nothing yet"),
+        pytest.param({"list": [None, *unavailable(6)]}, id="looks fail"),
+        pytest.param({"list": 8 * ["absent"]}, id="the list lags"),
+        pytest.param({"list": 6 * ["absent"], "get": unavailable(6)}, id="looks by name fail"),
+        pytest.param(
+            {"list": 4 * ["absent"], "get": ["absent", "absent", None, "absent"]},
+            id="looks find nothing yet",
+        ),
         pytest.param({"list": unavailable(3), "create": ["lost answer"]}, id="list fails too"),
     ],
 )

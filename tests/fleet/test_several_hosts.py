@@ -144,3 +144,40 @@ def test_providers_are_searched_only_when_there_is_a_reason() -> None:
     assert searches == []
     it.drain(str(uuid4()), now=True).run()
     assert searches == ["one"]
+
+
+def test_one_look_asks_the_provider_once_however_many_hosts_there_are() -> None:
+    it = Setup(400)
+    it.drain(limits=MANY).run()
+    assert it.provider.calls["get"] < 3 * 10  # of those that are gone
+    assert it.provider.calls["list"] > 3 * 100
+
+
+@pytest.mark.parametrize("method", ["list", "get"])
+def test_a_provider_that_is_slow_to_fail_silences_no_drain(method: str) -> None:
+    it, silent = Setup(400), list[object]()
+    many = replace(LIMITS, hosts=6, work_hours=0.2)
+
+    def look(world: World) -> None:
+        if not all(lease.lives(world.at) for lease in it.book.leases.values() if lease.number):
+            silent.append(world.at)
+
+    def fail() -> None:
+        it.provider.seconds = 120.0
+        it.provider.faults[method].extend(unavailable(12))
+        if method == "get":
+            it.provider.faults["list"].extend(2 * ["absent"])
+
+    once(it, lambda w: len(w.living()) == 6, fail)
+    act = it.world.on_step
+    assert act
+
+    def step(world: World) -> None:
+        if world.living():
+            look(world)
+        act(world)
+
+    it.world.on_step = step
+    it.drain(limits=many).run()
+    assert len(it.world.hosts) >= 6
+    assert silent == []
