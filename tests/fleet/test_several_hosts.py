@@ -116,6 +116,40 @@ def test_a_drain_with_several_hosts_goes_on_with_all_of_them() -> None:
     assert report.usd(it.world.at) == pytest.approx(it.world.usd(), rel=0.05)
 
 
+def test_a_create_of_which_nothing_is_known_ends_the_growth_and_no_host_at_work() -> None:
+    it = Setup(400)
+    it.provider.faults["create"].extend([None, "lost answer"])
+    create, reserved = it.provider.create, list[float]()
+
+    def away(*asked: Any) -> Any:
+        if it.provider.creates:
+            it.provider.faults["list"].extend(unavailable(10))
+        return create(*asked)
+
+    it.provider.create = away
+    it.world.on_step = lambda _: reserved.append(it.book.leases[RUN].reserved_usd)
+    report = it.drain(limits=MANY).run()
+    assert len(it.world.hosts) == 2
+    assert it.world.videos == 400
+    assert it.world.living() == []
+    assert it.book.leases[RUN].is_settled
+    assert max(reserved) > 3.9 * (0.61 + 0.61)
+    assert report.usd(it.world.at) >= it.world.usd()
+
+
+def test_a_drain_of_the_version_before_keeps_its_host_and_gets_no_other_beside_it() -> None:
+    it = Setup(200, ends_itself=False)
+    once(it, lambda w: w.videos == 2, lambda: raise_(Killed()))
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.book.change(RUN, asked=None, execution="", started_at=None, videos=None)
+    reaped: list[str] = []
+    it.world.on_step = lambda _: reaped.extend(it.reap())
+    check(it, it.drain(limits=MANY).run())
+    assert reaped == []
+    assert len(it.world.hosts) == 1
+
+
 def test_a_lost_one_of_several_is_dismissed_and_the_others_go_on() -> None:
     it = Setup(400)
     once(
