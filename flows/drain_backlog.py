@@ -23,6 +23,11 @@ def run_name() -> str:
     return f"drain {runtime_run.parameters.get('pool', 'a100')}"
 
 
+def artifact_key(pool: str) -> str:
+    """The key of a pool's report; Prefect takes lower-case letters, digits and dashes only."""
+    return "drain-" + "".join(c if c.isalnum() else "-" for c in pool.lower())
+
+
 @flow(name="drain-backlog", flow_run_name=run_name)
 def drain_backlog(pool: Pool = "a100", now: Now = False) -> Any:
     """Drain one pool's backlog on rented hosts; gives the facts of its report.
@@ -35,9 +40,9 @@ def drain_backlog(pool: Pool = "a100", now: Now = False) -> Any:
     report, at = flows.drain(settings, run_id=str(runtime_run.id), pool=pool, now=now)
     flows.tell_budget(settings, is_used_up=report.is_over_budget)
     facts = report.to_json(at)
-    if report.asked or not settings.fleet.drain_auto:
+    if report.asked:
         text = report.to_markdown(at)
         about = "What this drain did and cost"
-        create_markdown_artifact(text, key=f"drain-{pool}", description=about)
+        create_markdown_artifact(text, key=artifact_key(pool), description=about)
     # A state by which those that rented nothing are told from the others: they are many.
     return facts if report.asked else Completed(name=NOT_RENTED, data=facts)

@@ -8,7 +8,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from stillreel.command import home_settings, prefect_settings
-from stillreel.errors import FleetError, PrefectUnavailable, RequestRejected, SettingsInvalid
+from stillreel.errors import (
+    FleetError,
+    PrefectRefused,
+    PrefectUnavailable,
+    RequestRejected,
+    SettingsInvalid,
+)
 from stillreel.project import load_flow
 from stillreel.terminal import JsonFlag, print_facts, print_json, print_rows, say, say_error
 
@@ -79,13 +85,17 @@ def drain(
 
 def _drain_for_ever(pool: str, *, now: bool) -> NoReturn:
     """As the schedule `auto` of a deployment does, without one; what fails is tried again."""
+    from httpx import HTTPError
+
     drain_backlog = load_flow(DRAIN_ENTRYPOINT)
     while True:
         try:
             done: dict[str, Any] = drain_backlog(pool=pool, now=now)
             say(f"{pool}: {done['outcome']}" + (f" ({done['reason']})" if done["reason"] else ""))
-        except (FleetError, PrefectUnavailable) as exc:
+        except (FleetError, PrefectUnavailable, PrefectRefused) as exc:
             say_error(exc.code, exc.message)
+        except (RuntimeError, HTTPError) as exc:  # Prefect's own, where its server is away
+            say_error(PrefectUnavailable.code, str(exc) or type(exc).__name__)
         time.sleep(AUTO_SECONDS)
 
 

@@ -63,7 +63,8 @@ def tell_budget(
         is_reached = money.spent_usd * 100 >= budget_usd * level > 0
         if not (is_reached or (is_used_up and level == LEVELS[-1])):
             continue
-        if not bell.is_first(f"stillreel_budget_{installation}_{now:%Y_%m}_{level}"):
+        cents = round(budget_usd * 100)  # of another budget it is said again
+        if not bell.is_first(f"stillreel_budget_{installation}_{now:%Y_%m}_{cents}_{level}"):
             continue
         words = _words(level, money, budget_usd)
         log.warning("%s", words)

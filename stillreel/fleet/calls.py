@@ -10,7 +10,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from stillreel.errors import PrefectUnavailable
 from stillreel.prefect_api import PAGE, Json, PrefectApi, connect
-from stillreel.prefect_lock import shared_lock
+from stillreel.prefect_lock import LEASE_SECONDS, shared_lock
 from stillreel.prefect_variable import make_variable, read_variable, write_variable
 
 PATIENCE_SECONDS = 30.0
@@ -58,9 +58,11 @@ class PrefectCalls:
             if not (there and self._portal.call(write_variable, self._api, there["id"], value)):
                 raise PrefectUnavailable  # it went in between; the caller may try again
 
-    def lock(self, name: str) -> AbstractContextManager[Any]:
-        """The shared lock of this name, see `prefect_lock`."""
-        return self._portal.wrap_async_context_manager(shared_lock(self._api, name))
+    def lock(self, name: str, *, lease: float = LEASE_SECONDS) -> AbstractContextManager[Any]:
+        """The shared lock of this name, see `prefect_lock`; one that is dead is outwaited."""
+        patience = lease + PATIENCE_SECONDS
+        held = shared_lock(self._api, name, lease=lease, patience=patience)
+        return self._portal.wrap_async_context_manager(held)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from stillreel.errors import (
+    CreateUnknown,
     HostFailed,
     LeaseLost,
     LeaseTaken,
@@ -32,7 +33,7 @@ from stillreel.fleet.leases import (
     money_of,
 )
 from stillreel.fleet.limits import Limits, Order
-from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
+from stillreel.fleet.offers import quarantined, rank_now, usd_at_most, usd_for_bytes
 from stillreel.fleet.provider import Boot, Host, Provider
 from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.renting import (
@@ -83,6 +84,7 @@ class Drain:
         self._interruptible = limits.interruptible
         self._failures = 0
         self._grew_at = clock.now()
+        self._may_grow = True
         self._took_over = False
         self._unknown: list[Label] = []
         """Asked for, and no answer yet."""
@@ -129,18 +131,22 @@ class Drain:
         if not lease.hosts:
             return
         order, told_at = self._order, lease.beat_at or self._clock.now()
+        # The version before has named no host: one that is named now would be the only one it has.
+        self._may_grow = lease.asked is not None
         labels = {Label(order.installation, order.run_id, x.number): x for x in lease.hosts}
         there = find(self._provider, list(labels), clock=self._clock)
         for label, asked in labels.items():
             host = there.get(label)
             log.info("this drain goes on; %s is %s", label, host.state if host else "not there")
             stay = self._stay(label, asked, host)
+            stay.is_interruptible = self._interruptible  # it may be, and cost as much
+            stay.usd_per_hour_at_most = self._limits.usd_per_hour_max * self._interruptible
             # What it had cost when it was told last is in the sum that was told; later is not.
             told = (told_at - stay.since).total_seconds() / 3600 * stay.usd_per_hour
             self.report.usd_before -= max(0.0, told) + stay.usd_for_bytes
             self.report.stays.append(stay)
             if host:
-                self._watches.append(Watch(stay, host, self._limits))
+                self._watches.append(Watch(stay, host, self._limits, self._clock.now()))
             else:  # nobody saw when it went
                 stay.until, stay.end = min(self._clock.now(), stay.deadline), End.UNSEEN
         self.report.usd_before = max(0.0, self.report.usd_before)
@@ -179,8 +185,8 @@ class Drain:
     def _grow(self) -> None:
         """Every few minutes, rent another host where those that work need long."""
         now = self._clock.now()
-        is_full = not 0 < len(self._watches) < self._limits.hosts or self._leaving
-        if is_full or self._failures or now - self._grew_at < GROW:
+        is_full = not 0 < len(self._watches) < self._limits.hosts or self._leaving or self._unknown
+        if is_full or not self._may_grow or self._failures or now - self._grew_at < GROW:
             return
         self._grew_at = now
         try:
@@ -200,16 +206,22 @@ class Drain:
         if self._watches:
             work_hours = (waiting.count + working) * self._order.seconds_per_job / 3600
             crew = Crew(len(self._watches), work_hours, limits.work_hours)
-        ranked: list[Ranked] = []
+        ranked, jobs = list[Ranked](), max(1, waiting.count // (1 + len(self._watches)))
         if is_triggered(waiting, limits.rule, now=self._is_asked, crew=crew):
             self._take_over()
-            ranked = self._ranked(max(1, waiting.count // (1 + len(self._watches))))
-        for choice in ranked[:OFFERS_TRIED] or (None,):
-            asked = self._ask(waiting, choice, crew)
-            if asked is None or choice is None:
-                return False
-            if self._create(choice, asked):
-                return True
+            ranked = self._ranked(jobs)
+        while True:
+            for choice in ranked[:OFFERS_TRIED] or (None,):
+                asked = self._ask(waiting, choice, crew)
+                if asked is None or choice is None:
+                    return False
+                if self._create(choice, asked):
+                    return True
+            if not ranked[0].offer.is_interruptible:
+                break
+            log.info("no interruptible machine is to be had; on-demand ones from now on")
+            self._interruptible = False
+            ranked = self._ranked(jobs)
         raise HostFailed("none of the best offers was to be had; a later drain may succeed")
 
     @property
@@ -246,12 +258,11 @@ class Drain:
 
         One drain at a time, or each would spend what is left of the budget.
         """
-        life = self._limits.life.total_seconds() / 3600
         with self._book.deciding():
             now, run_id = self._clock.now(), self._order.run_id
             at_most = self.report.usd_at_most(now)
             if choice:
-                at_most += life * choice.offer.usd_per_hour + usd_for_bytes(choice)
+                at_most += usd_at_most(choice, self._limits.life)
             leases = self._book.since(now - LOOK_BACK)
             closed_at = self._book.circuit_closed_at(self._order.pool)
             decision = decide(
@@ -305,17 +316,22 @@ class Drain:
             self._unknown.remove(label)
             self._holding.note_gone(label)
             raise
+        except CreateUnknown:  # it may be there, and costs until that is known
+            self.report.stays.append(self._stay(label, asked, None, choice))
+            raise
         self._unknown.remove(label)
         if host is None:  # one that appears later is given up, and reaped
             self._holding.note_gone(label)
             return False
         log.info("rented %s: %s %s", label, host.provider, host.id)
-        stay = self._stay(label, asked, host)
+        stay = self._stay(label, asked, host, choice)
         self.report.stays.append(stay)
         self._watches.append(Watch(stay, host, self._limits))
         return True
 
-    def _stay(self, label: Label, asked: Asked, host: Host | None) -> Stay:
+    def _stay(
+        self, label: Label, asked: Asked, host: Host | None, choice: Ranked | None = None
+    ) -> Stay:
         since = asked.since or (host and host.created_at) or asked.until - self._limits.life
         return Stay(
             label,
@@ -326,21 +342,18 @@ class Drain:
             asked.until,
             asked.usd_for_bytes,
             owner=host.owner if host else "",
+            is_interruptible=bool(choice and choice.offer.is_interruptible),
+            usd_per_hour_at_most=choice.offer.usd_per_hour_at_most if choice else 0.0,
         )
 
     # --- watching -------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """See what the provider and Prefect say, and that the lease is ours."""
-        now = self._clock.now()
         self._holding.beat()
-        for watch in self._watches:
-            try:
-                host = self._provider.get(watch.host.id)
-            except ProviderUnavailable as exc:
-                log.warning("the provider: %s", exc.message)
-            else:
-                watch.see_host(now, host, is_alone=len(self._watches) == 1)
+        self._look_at_hosts()
+        self._holding.beat()
+        now = self._clock.now()
         try:
             waiting = self._jobs.waiting(now).count
             open_ = waiting + self._jobs.working()
@@ -354,6 +367,25 @@ class Drain:
             watch.see_jobs(now, waiting=waiting, open_=open_, ended=ended, online=is_online)
         self.report.waiting.append((now, open_))
         self.report.videos, self.report.failed = ended.videos, ended.failed
+
+    def _look_at_hosts(self) -> None:
+        """By one list; those that it does not show are asked for by name, for lists lag."""
+        is_alone = len(self._watches) == 1
+        try:
+            there = {host.id: host for host in self._provider.list(self._prefix)}
+        except ProviderUnavailable as exc:
+            log.warning("the provider: %s", exc.message)
+            return
+        for watch in self._watches:
+            host = there.get(watch.host.id)
+            try:
+                if host is None:
+                    self._holding.beat()  # in an outage each call takes a minute and more
+                    host = self._provider.get(watch.host.id)
+            except ProviderUnavailable as exc:
+                log.warning("the provider: %s", exc.message)
+            else:
+                watch.see_host(self._clock.now(), host, is_alone=is_alone)
 
     def _wait_for_requeue(self) -> None:
         """Give the keeper its time to have the jobs of a lost host wait again."""
@@ -375,7 +407,8 @@ class Drain:
         stay.end, self.report.outcome = end, str(end)
         self._watches.remove(watch)
         self._leaving[stay.label] = (watch, self._clock.now())
-        if end is End.OUTBID:
+        is_taken_back = end is End.LOST and stay.is_interruptible and stay.ready_at
+        if end is End.OUTBID or is_taken_back:  # EC2 does not say which of the two it was
             self._interruptible = False
         elif end not in ENOUGH:
             self._failures += 1
@@ -384,6 +417,7 @@ class Drain:
     def _give_back_leaving(self) -> None:
         """Destroy what is to go, one try each. Raises HostUndestroyed after many."""
         for label, (watch, since) in list(self._leaving.items()):
+            self._holding.beat()
             if is_given_back(self._provider, watch.host):
                 del self._leaving[label]
                 watch.stay.until = self._clock.now()
@@ -406,6 +440,9 @@ class Drain:
             if self._holding.number:
                 find(provider, self._unknown, clock=clock)  # until it would be listed
                 sweep(provider, self._prefix, clock=clock, meanwhile=beat)
+            for stay in self.report.stays:
+                if not stay.until and not failed:  # it was never seen
+                    stay.until, stay.end = min(clock.now(), stay.deadline), End.UNSEEN
         except StillreelError as exc:
             failed.append(exc)
         self._holding.end(self._jobs, is_settled=not failed)

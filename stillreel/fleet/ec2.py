@@ -52,6 +52,7 @@ _NO_ROOM = frozenset(
         "InsufficientInstanceCapacity",
         "InsufficientHostCapacity",
         "SpotMaxPriceTooLow",
+        "MaxSpotInstanceCountExceeded",
         "Unsupported",
     }
 )
@@ -89,12 +90,13 @@ class Ec2:
             price = self._spot_price(kind) if interruptible else self._fleet.ec2_usd_per_hour
         if not found or price is None:
             return []
+        disk = need.disk_gb * DISK_USD_PER_GB_HOUR
         gpus = found[0].get("GpuInfo", {}).get("Gpus", [])
         return [
             Offer(
                 id=kind + (SPOT if interruptible else ""),
                 provider=self.name,
-                usd_per_hour=price + need.disk_gb * DISK_USD_PER_GB_HOUR,
+                usd_per_hour=price + disk,
                 gpu_name=gpus[0]["Name"] if gpus else "",
                 gpu_count=sum(gpu["Count"] for gpu in gpus) if gpus else 1,
                 gpu_gb=gpus[0]["MemoryInfo"]["SizeInMiB"] * GB_PER_MIB if gpus else 0.0,
@@ -104,6 +106,7 @@ class Ec2:
                 inet_down=INET_DOWN,
                 usd_per_gb_up=USD_PER_GB_UP,
                 is_interruptible=interruptible,
+                usd_per_hour_at_most=self._fleet.usd_per_hour_max + disk if interruptible else 0.0,
             )
         ]
 
@@ -317,7 +320,7 @@ def _answers(*, creating: bool = False) -> Iterator[None]:
             raise ProviderUnavailable(words) from exc
         if code == "IncorrectInstanceState":
             raise ProviderUnavailable(f"{words}: it is just starting or stopping") from exc
-        if code in ("VcpuLimitExceeded", "MaxSpotInstanceCountExceeded"):
+        if code == "VcpuLimitExceeded":
             raise ProviderRefused(f"{words}: raise the account's quota of G instances") from exc
         if status >= 500:
             raise (CreateUnknown if creating else ProviderUnavailable)(words) from exc

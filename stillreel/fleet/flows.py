@@ -25,7 +25,7 @@ from stillreel.fleet.drain import Drain
 from stillreel.fleet.labels import installation_prefix
 from stillreel.fleet.leases import LOOK_BACK, QUARANTINE, Leases, money_of, month_start
 from stillreel.fleet.needs import need_of
-from stillreel.fleet.offers import quarantined, rank_now, usd_for_bytes
+from stillreel.fleet.offers import quarantined, rank_now, usd_at_most
 from stillreel.fleet.orders import (
     limits_of,
     opened,
@@ -89,12 +89,11 @@ def explain(settings: Settings, *, pool: str, now: bool) -> Decision:
                 interruptible=limits.interruptible,
             )
         best, leases = ranked[0] if ranked else None, book.since(at - LOOK_BACK)
-        hours = limits.life.total_seconds() / 3600
         return decide(
             waiting,
             limits.rule,
             best=best,
-            reserve_usd=hours * best.offer.usd_per_hour + usd_for_bytes(best) if best else 0.0,
+            reserve_usd=usd_at_most(best, limits.life) if best else 0.0,
             money=money_of(leases, but="", now=at),
             now=now,
             failed_boots=failed_boots(leases, pool, closed_at=book.circuit_closed_at(pool)),

@@ -25,6 +25,8 @@ NOT_RENTED = "Not rented"
 BEAT_SECONDS = 60.0
 LEASE = timedelta(minutes=10)
 """A drain that has not been heard of for so long has lost its hosts."""
+DECIDE_SECONDS = 240.0
+"""So long the look at the budget and the promise may take: some calls, each with patience."""
 QUARANTINE = timedelta(days=7)
 LONGEST = timedelta(days=3)
 """No drain that began earlier can still have a host."""
@@ -216,7 +218,7 @@ class Leases:
 
     def deciding(self) -> AbstractContextManager[Any]:
         """For the time from the look at the budget to the promise: one drain at a time."""
-        return self._calls.lock("stillreel_budget")
+        return self._calls.lock("stillreel_budget", lease=DECIDE_SECONDS)
 
     def ask(
         self, run_id: str, asked: Asked, *, usd: float, reserved_usd: float, now: datetime

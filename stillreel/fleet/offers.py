@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from stillreel.fleet.leases import QUARANTINE, LeaseBook
 from stillreel.fleet.limits import Limits
@@ -57,6 +57,12 @@ def quarantined(book: LeaseBook, now: datetime) -> set[str]:
         machines |= dict.fromkeys(lease.bad_machines, "") | dict(lease.bad_owners)
     owners = Counter(owner for owner in machines.values() if owner)
     return {*machines, *(owner for owner, count in owners.items() if count >= BAD_OWNER)}
+
+
+def usd_at_most(choice: Ranked, life: timedelta) -> float:
+    """What a host of this offer costs if it lives so long, and its price goes as high as it may."""
+    per_hour = max(choice.offer.usd_per_hour, choice.offer.usd_per_hour_at_most)
+    return life.total_seconds() / 3600 * per_hour + usd_for_bytes(choice)
 
 
 def usd_for_bytes(choice: Ranked) -> float:

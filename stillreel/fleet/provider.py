@@ -67,6 +67,8 @@ class Offer:
     usd_per_gb_down: float = 0.0
     usd_per_gb_up: float = 0.0
     is_interruptible: bool = False
+    usd_per_hour_at_most: float = 0.0
+    """Where its price moves while it is ours: the most that it may come to; else 0."""
     bid: float = 0.0
     """What to bid for an interruptible machine, in US$ per hour without its disk."""
     hours_left: float = 1e6

@@ -27,31 +27,39 @@ log = logging.getLogger("stillreel.fleet")
 def rent(provider: Provider, offer: Offer, boot: Boot, *, clock: Clock) -> Host | None:
     """The host; None when none was made. Its label must be written down already.
 
-    Raises OfferGone, ProviderUnavailable, ProviderRefused: then none was made either.
+    Raises OfferGone, ProviderUnavailable, ProviderRefused: then none was made either; CreateUnknown
+    when one may be there, for the provider could not be asked.
     """
     try:
         return provider.create(offer, boot)
     except CreateUnknown:
         log.warning("no clear answer about %s; looking for it by its label", boot.label)
-        return find(provider, [boot.label], clock=clock).get(boot.label)
+        try:
+            return find(provider, [boot.label], clock=clock).get(boot.label)
+        except ProviderUnavailable as exc:
+            raise CreateUnknown from exc
 
 
 def find(provider: Provider, labels: Sequence[Label], *, clock: Clock) -> dict[Label, Host]:
     """The hosts of one drain that have these labels, by label.
 
-    They are looked for until a list that lags would show them.
+    They are looked for until a list that lags would show them. Raises ProviderUnavailable where not
+    one list came, ProviderRefused.
     """
     if not labels:
         return {}
     prefix = run_prefix(labels[0].installation, labels[0].run_id)
     deadline = clock.now().timestamp() + ADOPT_SECONDS
-    found: dict[Label, Host] = {}
+    found: dict[Label, Host] | None = None
     while True:
         try:
             found = {host.label: host for host in provider.list(prefix) if host.label in labels}
         except ProviderUnavailable as exc:
             log.warning("looking for %s*: %s", prefix, exc.message)
-        if len(found) == len(labels) or clock.now().timestamp() >= deadline:
+            if found is None and clock.now().timestamp() >= deadline:
+                raise
+        is_over = clock.now().timestamp() >= deadline
+        if found is not None and (len(found) == len(labels) or is_over):
             return found
         clock.sleep(POLL_SECONDS)
 

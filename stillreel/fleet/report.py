@@ -45,6 +45,9 @@ class Stay:
     until: datetime | None = None
     end: End | None = None
     owner: str = ""
+    is_interruptible: bool = False
+    usd_per_hour_at_most: float = 0.0
+    """Where its price moves: the most that it may come to."""
 
     def hours(self, now: datetime) -> float:
         """So far, or in all."""
@@ -53,6 +56,13 @@ class Stay:
     def usd(self, now: datetime) -> float:
         """What it costs so far, or in all: boot and idle time are paid too."""
         return self.hours(now) * self.usd_per_hour + self.usd_for_bytes
+
+    def usd_at_most(self, now: datetime) -> float:
+        """The same if it lives to its deadline; what is over has cost what it has."""
+        if self.until:
+            return self.usd(now)
+        hours = self.hours(max(now, self.deadline))
+        return hours * max(self.usd_per_hour, self.usd_per_hour_at_most) + self.usd_for_bytes
 
 
 @dataclass
@@ -84,7 +94,7 @@ class Report:
 
     def usd_at_most(self, now: datetime) -> float:
         """The same if those that are there live to their deadlines."""
-        return self.usd_before + sum(stay.usd(max(now, stay.deadline)) for stay in self.stays)
+        return self.usd_before + sum(stay.usd_at_most(now) for stay in self.stays)
 
     def to_json(self, now: datetime) -> dict[str, Any]:
         """The same as plain data."""

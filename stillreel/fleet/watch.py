@@ -9,11 +9,14 @@ from stillreel.fleet.backlog import Ended
 from stillreel.fleet.limits import Limits
 from stillreel.fleet.provider import Host, HostState
 from stillreel.fleet.report import End, Stay
+from stillreel.idle import HAND_OVER_SECONDS
 
 GRACE = timedelta(minutes=2)
-"""A host ends itself when it is idle; so much later we do it."""
+"""A host ends itself when it is idle; so much later we do it. Its clock may be wrong by as much."""
 MISSING = 3
 """Looks in a row that must not find a host before it counts as gone: lists lag."""
+EARLY = timedelta(seconds=HAND_OVER_SECONDS) + GRACE
+"""So long before its deadline a host may end itself, to hand its jobs back."""
 
 
 @dataclass
@@ -23,6 +26,8 @@ class Watch:
     stay: Stay
     host: Host
     limits: Limits
+    adopted_at: datetime | None = None
+    """Since when this process watches a host that one before it has asked for."""
     missing: int = 0
     is_open: bool = True
     went_idle: bool = False
@@ -39,8 +44,8 @@ class Watch:
         self.missing = 0 if host else self.missing + 1
         self.host = host or self.host
         if self.missing == 1:
-            idle = now - self.idle_since if self.idle_since else timedelta(0)
-            self.went_idle = not self.is_open or (not is_alone and idle >= self.limits.idle)
+            is_idle = self.idle_since and now - self.idle_since >= self.limits.idle - GRACE
+            self.went_idle = not self.is_open or (not is_alone and bool(is_idle))
 
     def see_jobs(
         self, now: datetime, *, waiting: int, open_: int, ended: Ended, online: bool
@@ -60,6 +65,8 @@ class Watch:
         """How the stay ends now; None while it goes on."""
         ready_at = self.stay.ready_at
         broken = End.LOST if ready_at else End.NEVER_READY
+        if ready_at and now >= self.stay.deadline - EARLY:  # it has handed its jobs back
+            broken = End.DEADLINE
         if self.missing >= MISSING:  # it has ended itself, which is right when nothing is left
             return End.DRAINED if ready_at and self.went_idle else broken
         if self.host.state is HostState.LOST:
@@ -69,7 +76,9 @@ class Watch:
         if now >= self.stay.deadline:
             return End.DEADLINE
         if not ready_at:
-            return End.NEVER_READY if now - self.stay.since > self.limits.boot else None
+            # A worker that is not seen at the first look after a hand-over may have worked before.
+            since = max(self.stay.since, self.adopted_at or self.stay.since)
+            return End.NEVER_READY if now - since > self.limits.boot else None
         return self._end_of_work(now)
 
     def _end_of_work(self, now: datetime) -> End | None:

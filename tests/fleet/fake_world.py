@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,7 @@ from stillreel.fleet.backlog import Ended
 from stillreel.fleet.decision import Waiting
 from stillreel.fleet.leases import Asked, Lease
 from stillreel.fleet.provider import Boot, Host, HostState, Leftover, Need, Offer
+from stillreel.idle import HAND_OVER_SECONDS
 
 START = datetime(2026, 11, 2, 3, 0, tzinfo=UTC)
 STEP = 5.0
@@ -115,7 +116,7 @@ class World:
             self._live(host)
 
     def _live(self, it: FakeHost) -> None:
-        if self.ends_itself and self.at >= it.boot.deadline:
+        if self.ends_itself and self.at >= it.boot.deadline - _s(HAND_OVER_SECONDS):
             self.end(it)
             return
         if it.host.state is HostState.BOOTING and self.at >= it.born + _s(it.boots_in):
@@ -142,7 +143,7 @@ class FakeProvider:
 
     A fault is an error to raise, or for `create`: `lost answer` (made, and the answer is lost),
     `nothing made` (the same without a machine), `killed before` and `killed after`. For `get`:
-    `absent`, though it is there.
+    `absent`, though it is there; for `list` likewise.
     """
 
     world: World
@@ -153,7 +154,10 @@ class FakeProvider:
     boots: dict[str, float] = field(default_factory=dict)
     """Seconds to boot, by the offer; others as the world says."""
     faults: dict[str, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
+    seconds: float = 0.0
+    """That a call takes which gives no answer in the end."""
     creates: list[str] = field(default_factory=list)
+    calls: Counter[str] = field(default_factory=Counter[str])
     left: list[Leftover] = field(default_factory=list)
 
     def offers(self, need: Need, *, interruptible: bool = False) -> list[Offer]:
@@ -185,14 +189,13 @@ class FakeProvider:
         return host
 
     def get(self, host_id: str) -> Host | None:
-        if self.faults["get"] and self.faults["get"][0] == "absent":
-            self.faults["get"].popleft()
+        if self._fault("get") == "absent":
             return None
-        self._fault("get")
         return next((it.host for it in self.world.living() if it.host.id == host_id), None)
 
     def list(self, prefix: str) -> list[Host]:
-        self._fault("list")
+        if self._fault("list") == "absent":
+            return []
         return [
             it.host
             for it in self.world.living()
@@ -243,9 +246,13 @@ class FakeProvider:
         )
         return host
 
-    def _fault(self, method: str) -> None:
-        if self.faults[method] and (fault := self.faults[method].popleft()):
+    def _fault(self, method: str) -> Any:
+        self.calls[method] += 1
+        fault = self.faults[method].popleft() if self.faults[method] else None
+        if isinstance(fault, BaseException):
+            self.world.sleep(self.seconds)
             raise fault
+        return fault
 
 
 @dataclass

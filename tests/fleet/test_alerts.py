@@ -75,6 +75,13 @@ def test_what_prefect_does_not_hear_is_in_the_log_and_not_said_twice(
     assert tell(bell, 30.0) == []
 
 
+def test_levels_of_a_budget_that_was_raised_are_said_again() -> None:
+    bell = FakeBell()
+    for budget in (50.0, 62.5, 62.5):
+        tell_budget(bell, Money(55.0), budget_usd=budget, installation="main", now=NOW)
+    assert [event["payload"]["level"] for event in bell.events] == [50, 80, 100, 50, 80]
+
+
 def test_no_budget_at_all_says_nothing_by_itself() -> None:
     bell = FakeBell()
     assert tell_budget(bell, Money(0.0), budget_usd=0.0, installation="main", now=NOW) == []

@@ -8,12 +8,15 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from stillreel import cli_fleet
 from stillreel.cli import app, exit_code
 from stillreel.errors import (
     HostUndestroyed,
+    PrefectRefused,
     ProviderRefused,
     ProviderUnavailable,
     RequestRejected,
@@ -24,6 +27,7 @@ from stillreel.fleet.needs import NEEDS
 from stillreel.fleet.provider import Boot
 from stillreel.fleet.renting import give_back
 from stillreel.fleet.vast import Vast
+from stillreel.project import load_flow
 from stillreel.settings import FleetSettings, get_settings
 from tests.fleet.fake_vast import KEY, FakeVast
 from tests.fleet.test_orders import UNTIL
@@ -99,6 +103,39 @@ def test_without_an_account_the_list_is_empty_and_says_why() -> None:
     done = run("fleet", "list", "--json")
     assert json.loads(done.stdout) == []
     assert "VAST_API_KEY" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (RuntimeError("Failed to reach API"), True),
+        (PrefectRefused("no"), True),
+        (httpx.ConnectError("away"), True),
+        (SettingsInvalid("no account"), False),
+    ],
+)
+def test_a_drain_for_ever_outlives_prefect_and_no_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, goes_on: bool
+) -> None:
+    rounds: list[float] = []
+
+    def drain(**_: Any) -> Any:
+        raise error
+
+    def pause(seconds: float) -> None:
+        rounds.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_fleet, "load_flow", lambda _: drain)
+    monkeypatch.setattr(cli_fleet.time, "sleep", pause)
+    with pytest.raises(KeyboardInterrupt if goes_on else SettingsInvalid):
+        cli_fleet._drain_for_ever("a100", now=False)
+    assert bool(rounds) == goes_on
+
+
+def test_prefect_takes_the_key_of_every_pools_report() -> None:
+    key = load_flow(cli_fleet.DRAIN_ENTRYPOINT).fn.__globals__["artifact_key"]
+    assert [key(pool) for pool in ("g5", "a100-ltx-2.3")] == ["drain-g5", "drain-a100-ltx-2-3"]
 
 
 @pytest.mark.parametrize("action", ["start", "stop"])

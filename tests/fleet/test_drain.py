@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from stillreel.errors import (
+    CreateUnknown,
     FleetError,
     HostFailed,
     HostUndestroyed,
@@ -162,6 +163,48 @@ def test_interruptible_first_and_on_demand_after_an_interruption() -> None:
     assert it.world.videos == 12
 
 
+SPOT = replace(GOOD, id="spot", machine="", is_interruptible=True, usd_per_hour=0.3)
+INTERRUPTIBLE = replace(LIMITS, interruptible=True)
+
+
+def test_on_demand_where_no_interruptible_machine_is_to_be_had() -> None:
+    it = Setup(12)
+    it.provider.on_offer = [*OFFERS, SPOT]
+    it.provider.faults["create"].append(OfferGone())
+    report = it.drain(limits=INTERRUPTIBLE).run()
+    check(it, report)
+    assert [stay.machine for stay in report.stays] == ["m1"]
+
+
+def test_an_interruptible_host_that_is_taken_back_has_not_failed() -> None:
+    it = Setup(12)
+    it.provider.on_offer = [*OFFERS, SPOT]
+    it.provider.boots = {"1": 1e9, "2": 1e9}  # two more that fail do not make three
+
+    def take_back(world: World) -> None:
+        if world.videos == 4 and len(world.hosts) == 1 and world.hosts[0].lives:
+            world.end(world.hosts[0])
+
+    it.world.on_step = take_back
+    report = it.drain(limits=INTERRUPTIBLE).run()
+    check(it, report, hosts=4)
+    assert [stay.machine for stay in report.stays] == ["", "m1", "m2", "m3"]
+
+
+def test_a_host_whose_price_moves_is_promised_at_the_most_that_it_may_cost() -> None:
+    it = Setup(12)
+    it.provider.on_offer = [replace(SPOT, usd_per_hour_at_most=1.2)]
+    seen: list[float] = []
+    it.world.on_step = lambda _: seen.append(it.book.leases[RUN].reserved_usd)
+    check(it, it.drain(limits=INTERRUPTIBLE).run())
+    assert seen[0] == pytest.approx(4 * 1.2)
+    assert min(seen[:100]) == pytest.approx(4 * 1.2)
+    rule = replace(LIMITS.rule, month_budget_usd=4.7)
+    it = Setup(12)
+    it.provider.on_offer = [replace(SPOT, usd_per_hour_at_most=1.2)]
+    assert it.drain(limits=replace(INTERRUPTIBLE, rule=rule)).run().outcome == "not rented"
+
+
 # --- a host fails -----------------------------------------------------------------------------
 
 
@@ -238,6 +281,14 @@ def test_a_backlog_without_end_stops_at_the_deadline() -> None:
     assert report.usd(it.world.at) <= 4.01 * 0.61
 
 
+def test_hosts_that_hand_their_jobs_back_at_the_end_of_their_time_are_good_machines() -> None:
+    it = Setup(10_000)
+    check(it, it.drain().run(), end=End.DEADLINE)
+    assert it.world.hosts[0].gone_at
+    assert it.world.hosts[0].gone_at < it.world.hosts[0].boot.deadline
+    assert it.book.leases[RUN].bad_machines == ()
+
+
 # --- the provider fails -----------------------------------------------------------------------
 
 
@@ -249,8 +300,13 @@ def test_a_backlog_without_end_stops_at_the_deadline() -> None:
         pytest.param({"create": ["nothing made"]}, id="500, nothing made"),
         pytest.param({"destroy": [*unavailable(10)]}, id="429 ten times on destroy"),
         pytest.param({"destroy": ["lost", "lost"]}, id="destroy lost twice"),
-        pytest.param({"get": [None, *unavailable(6)]}, id="looks fail"),
-        pytest.param({"get": ["absent", "absent", None, "absent"]}, id="looks find nothing yet"),
+        pytest.param({"list": [None, *unavailable(6)]}, id="looks fail"),
+        pytest.param({"list": 8 * ["absent"]}, id="the list lags"),
+        pytest.param({"list": 6 * ["absent"], "get": unavailable(6)}, id="looks by name fail"),
+        pytest.param(
+            {"list": 4 * ["absent"], "get": ["absent", "absent", None, "absent"]},
+            id="looks find nothing yet",
+        ),
         pytest.param({"list": unavailable(3), "create": ["lost answer"]}, id="list fails too"),
     ],
 )
@@ -280,6 +336,33 @@ def test_a_machine_that_appears_too_late_is_given_back_as_well() -> None:
     check(it, report)
     assert len(it.world.hosts) == 2
     assert it.world.living() == []
+
+
+def test_a_create_of_which_nothing_is_known_is_not_followed_by_another() -> None:
+    it = Setup(12, ends_itself=False)
+    it.provider.faults["create"].append("lost answer")
+    it.provider.faults["list"].extend(unavailable(60))
+    with pytest.raises(FleetError):
+        it.drain().run()
+    assert len(it.provider.creates) == len(it.world.hosts) == 1
+    lease = it.book.leases[RUN]
+    assert [asked.number for asked in lease.hosts] == [1]
+    assert not lease.is_settled
+    it.provider.faults["list"].clear()
+    it.book.change(RUN, is_over=True, is_running=False)
+    assert it.reap() == ["its drain is over"]
+
+
+def test_what_may_have_been_made_is_cleared_up_when_the_provider_is_back() -> None:
+    it = Setup(12, ends_itself=False)
+    it.provider.faults["create"].append("lost answer")
+    it.provider.faults["list"].extend(unavailable(10))  # as often as it is looked for
+    with pytest.raises(CreateUnknown):
+        it.drain().run()
+    assert it.world.living() == []
+    lease = it.book.leases[RUN]
+    assert lease.is_settled
+    assert it.world.usd() <= lease.usd <= 4 * 0.61
 
 
 def test_a_refusal_ends_the_drain() -> None:

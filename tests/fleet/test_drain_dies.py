@@ -11,6 +11,7 @@ import pytest
 from stillreel.errors import (
     LeaseLost,
     LeaseTaken,
+    ProviderUnavailable,
 )
 from stillreel.fleet.report import End
 from tests.fleet.drains import (
@@ -29,6 +30,7 @@ from tests.fleet.fake_world import (
     START,
     Killed,
     World,
+    unavailable,
 )
 
 
@@ -234,6 +236,18 @@ def test_a_host_gets_no_second_life_from_a_drain_that_starts_again() -> None:
     assert it.world.hosts[0].gone_at - it.world.hosts[0].born < LIFE + MINUTE
 
 
+def test_a_worker_that_is_away_at_the_first_look_after_a_hand_over_has_its_time() -> None:
+    it = Setup(60)
+    once(it, lambda w: w.at > w.hosts[0].born + 30 * MINUTE, lambda: raise_(Killed()))
+    with pytest.raises(Killed):
+        it.drain().run()
+    back = it.world.at + 3 * MINUTE
+    is_online = it.jobs.is_online
+    it.jobs.is_online = lambda worker: it.world.at > back and is_online(worker)
+    check(it, it.drain().run())
+    assert it.book.leases[RUN].bad_machines == ()
+
+
 def test_a_drain_of_the_version_before_is_gone_on_with() -> None:
     it = Setup(12, ends_itself=False)
     MOMENTS["while it works"](it)
@@ -243,6 +257,18 @@ def test_a_drain_of_the_version_before_is_gone_on_with() -> None:
     assert it.reap() == []
     check(it, it.drain().run())
     assert len(it.provider.creates) == 1
+
+
+def test_hosts_that_cannot_be_looked_for_are_not_replaced() -> None:
+    it = Setup(100, ends_itself=False)
+    MOMENTS["while it works"](it)
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.provider.faults["list"].extend(unavailable(60))
+    with pytest.raises(ProviderUnavailable):
+        it.drain().run()
+    assert len(it.world.hosts) == 1
+    assert not it.book.leases[RUN].is_settled
 
 
 def test_two_drains_at_once_and_a_reaper_rent_once() -> None:

@@ -153,6 +153,7 @@ def test_nobody_elses_instances_are_seen(ec2: Ec2, aws: Any) -> None:
 
 def test_a_spot_instance_is_one_time_and_ends_when_it_is_taken_back(ec2: Ec2, aws: Any) -> None:
     (offer,) = ec2.offers(NEED, interruptible=True)
+    assert offer.usd_per_hour_at_most == pytest.approx(1.2 + 100 * 0.08 / 730)
     made = ec2.create(offer, boot_of())
     (row,) = aws.describe_instances(InstanceIds=[made.id])["Reservations"][0]["Instances"]
     assert row["InstanceLifecycle"] == "spot"
@@ -217,6 +218,7 @@ def test_a_kept_instance_is_stopped_and_started(ec2: Ec2, aws: Any) -> None:
     [
         ("InsufficientInstanceCapacity", 500, OfferGone),
         ("SpotMaxPriceTooLow", 400, OfferGone),
+        ("MaxSpotInstanceCountExceeded", 400, OfferGone),
         ("VcpuLimitExceeded", 400, ProviderRefused),
         ("UnauthorizedOperation", 403, ProviderRefused),
         ("RequestLimitExceeded", 503, ProviderUnavailable),

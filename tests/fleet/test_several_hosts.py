@@ -116,6 +116,40 @@ def test_a_drain_with_several_hosts_goes_on_with_all_of_them() -> None:
     assert report.usd(it.world.at) == pytest.approx(it.world.usd(), rel=0.05)
 
 
+def test_a_create_of_which_nothing_is_known_ends_the_growth_and_no_host_at_work() -> None:
+    it = Setup(400)
+    it.provider.faults["create"].extend([None, "lost answer"])
+    create, reserved = it.provider.create, list[float]()
+
+    def away(*asked: Any) -> Any:
+        if it.provider.creates:
+            it.provider.faults["list"].extend(unavailable(10))
+        return create(*asked)
+
+    it.provider.create = away
+    it.world.on_step = lambda _: reserved.append(it.book.leases[RUN].reserved_usd)
+    report = it.drain(limits=MANY).run()
+    assert len(it.world.hosts) == 2
+    assert it.world.videos == 400
+    assert it.world.living() == []
+    assert it.book.leases[RUN].is_settled
+    assert max(reserved) > 3.9 * (0.61 + 0.61)
+    assert report.usd(it.world.at) >= it.world.usd()
+
+
+def test_a_drain_of_the_version_before_keeps_its_host_and_gets_no_other_beside_it() -> None:
+    it = Setup(200, ends_itself=False)
+    once(it, lambda w: w.videos == 2, lambda: raise_(Killed()))
+    with pytest.raises(Killed):
+        it.drain().run()
+    it.book.change(RUN, asked=None, execution="", started_at=None, videos=None)
+    reaped: list[str] = []
+    it.world.on_step = lambda _: reaped.extend(it.reap())
+    check(it, it.drain(limits=MANY).run())
+    assert reaped == []
+    assert len(it.world.hosts) == 1
+
+
 def test_a_lost_one_of_several_is_dismissed_and_the_others_go_on() -> None:
     it = Setup(400)
     once(
@@ -144,3 +178,40 @@ def test_providers_are_searched_only_when_there_is_a_reason() -> None:
     assert searches == []
     it.drain(str(uuid4()), now=True).run()
     assert searches == ["one"]
+
+
+def test_one_look_asks_the_provider_once_however_many_hosts_there_are() -> None:
+    it = Setup(400)
+    it.drain(limits=MANY).run()
+    assert it.provider.calls["get"] < 3 * 10  # of those that are gone
+    assert it.provider.calls["list"] > 3 * 100
+
+
+@pytest.mark.parametrize("method", ["list", "get"])
+def test_a_provider_that_is_slow_to_fail_silences_no_drain(method: str) -> None:
+    it, silent = Setup(400), list[object]()
+    many = replace(LIMITS, hosts=6, work_hours=0.2)
+
+    def look(world: World) -> None:
+        if not all(lease.lives(world.at) for lease in it.book.leases.values() if lease.number):
+            silent.append(world.at)
+
+    def fail() -> None:
+        it.provider.seconds = 120.0
+        it.provider.faults[method].extend(unavailable(12))
+        if method == "get":
+            it.provider.faults["list"].extend(2 * ["absent"])
+
+    once(it, lambda w: len(w.living()) == 6, fail)
+    act = it.world.on_step
+    assert act
+
+    def step(world: World) -> None:
+        if world.living():
+            look(world)
+        act(world)
+
+    it.world.on_step = step
+    it.drain(limits=many).run()
+    assert len(it.world.hosts) >= 6
+    assert silent == []
