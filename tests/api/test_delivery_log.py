@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from stillreel.api.services import Services
 from stillreel.jobs import delivery_log
@@ -28,8 +29,9 @@ def test_all_attempts_of_the_newest_rounds_stand_in_the_job(
     control.wait(job_id, "delivered", attempts=3)
     assert api.client.post(f"/api/v1/jobs/{job_id}/retry").is_success
     assert api.client.post(f"/api/v1/jobs/{job_id}/cancel").is_success
-    delivery = control.wait(job_id, "failing", attempts=1)["delivery"]
+    control.wait(job_id, "failing", attempts=1)
 
+    delivery = delivery_of(control, job_id, attempts=4)
     told = [(a["round"], a["status_code"], a["error_code"]) for a in delivery["history"]]
     assert told == [
         (2, 410, "receiver_gone"),
@@ -50,8 +52,9 @@ def test_a_redelivery_keeps_the_attempts_before_it(control: Control, listen: Lis
     heard = listen()
     job_id = control.cancelled(webhook_url=heard.url)
     control.wait(job_id, "delivered")
+    delivery_of(control, job_id, attempts=1)
     assert control.api.client.post(f"/api/v1/jobs/{job_id}/redeliver").status_code == 202
-    delivery = control.wait(job_id, "delivered", attempts=1)["delivery"]
+    delivery = delivery_of(control, job_id, attempts=2)
     assert [a["status_code"] for a in delivery["history"]] == [200, 200]
 
 
@@ -106,8 +109,18 @@ def test_what_is_deleted_leaves_no_attempt(control: Control, listen: Listen) -> 
     job_id = control.cancelled(webhook_url=heard.url)
     control.wait(job_id, "delivered")
     run_id = control.read(job_id).record.run_id
-    assert control.run(delivery_log.read(control.services.api, [run_id]))
+    delivery_of(control, job_id, attempts=1)
     assert control.api.client.delete(f"/api/v1/jobs/{job_id}").is_success
     for attempt in eventually():
         with attempt:
             assert control.run(delivery_log.read(control.services.api, [run_id])) == {}
+
+
+def delivery_of(control: Control, job_id: str, *, attempts: int) -> dict[str, Any]:
+    """What the job says of its delivery once so many are logged: the row comes after the mark."""
+    for attempt in eventually():
+        with attempt:
+            control.api.forget()
+            delivery = control.api.job(job_id)["delivery"]
+            assert len(delivery["history"]) == attempts
+    return delivery
