@@ -21,14 +21,14 @@ from tests.stack import Stack
 LATER = 900.0
 INFERENCE = {"prompt": "zoom in", "duration": 5, "width": 160, "height": 96}
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize(
     ("seconds", "steps"),
     [
         pytest.param(25, 80, id="shorter than the inference"),
-        pytest.param(120, 60, id="longer than the inference", marks=pytest.mark.long),
+        pytest.param(120, 60, id="longer than the inference"),
     ],
 )
 def test_inference_goes_on_while_the_prefect_server_is_away(
