@@ -58,6 +58,8 @@ class Watch:
         if is_first or ended != self.ended or not open_:
             self.ended, self.progress_at = ended, now
         self.is_open = open_ > 0
+        # Asked after the host: what had ended by now had ended before that was missing.
+        self.went_idle = self.went_idle or (self.missing == 1 and not open_)
         self.quiet_since = None if open_ else self.quiet_since or now
         self.idle_since = None if waiting else self.idle_since or now
 
