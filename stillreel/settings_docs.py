@@ -22,7 +22,7 @@ _COMPUTED = {
 _HEAD = f"""\
 # Settings
 
-<!-- Made by `make docs` from stillreel/settings.py: change that file, not this one. -->
+<!-- Made by `make docs` from stillreel/settings/: change that, not this page. -->
 
 Settings are environment variables that begin with `{PREFIX}`. Where a second name is listed, it
 works too; when both are set, the name listed first wins. An empty variable counts as not set.

@@ -1,0 +1,73 @@
+"""Mistakes that only several settings together can make, and how each is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from pydantic import SecretStr
+
+from stillreel.errors import SettingsInvalid
+from stillreel.settings.concern import PREFIX, Concern
+from stillreel.settings.inference import InferenceSettings
+from stillreel.settings.remote import RemoteSettings
+from stillreel.settings.storage import StorageSettings
+from stillreel.settings.webhook import WebhookSettings
+from stillreel.signing import standard_secret
+
+
+def half_s3(storage: Concern | None) -> Iterator[str]:
+    """S3 settings by our own names, without the bucket; AWS's names are there for other reasons."""
+    if not isinstance(storage, StorageSettings) or storage.s3_bucket:
+        return
+    given = [
+        name
+        for name in ("S3_ENDPOINT", "S3_REGION", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY")
+        if os.environ.get(name) or os.environ.get(PREFIX + name)
+    ]
+    if given:
+        yield f"S3 is configured in part ({', '.join(given)}); set S3_BUCKET too"
+
+
+def webhook_mistakes(webhook: Concern | None) -> Iterator[str]:
+    """Secrets that cannot sign, and receivers without a secret."""
+    if not isinstance(webhook, WebhookSettings):
+        return
+    for name in ("webhook_secret", "webhook_secret_previous"):
+        secret: SecretStr = getattr(webhook, name)
+        try:
+            if text := secret.get_secret_value():
+                standard_secret(text)
+        except SettingsInvalid as exc:
+            yield exc.message.replace(f"{PREFIX}WEBHOOK_SECRET", PREFIX + name.upper())
+    for name in ("webhook_url", "webhook_plain_urls"):
+        if getattr(webhook, name) and not webhook.webhook_secret.get_secret_value():
+            yield (
+                f"{PREFIX}{name.upper()}: needs STILLREEL_WEBHOOK_SECRET, because notifications "
+                "are never sent unsigned; set it to whsec_ + base64 of 24 to 64 random bytes"
+            )
+
+
+def remote_mistakes(inference: Concern | None) -> Iterator[str]:
+    """A video server elsewhere that is described in part."""
+    if not isinstance(inference, InferenceSettings):
+        return
+    given = inference.model_fields_set & set(RemoteSettings.model_fields)
+    if given and not inference.remote_url:
+        names = ", ".join(sorted(PREFIX + name.upper() for name in given))
+        yield f"the model `remote` is configured in part ({names}); set STILLREEL_REMOTE_URL too"
+    if (
+        inference.remote_url
+        and inference.remote_shape == "replicate"
+        and not inference.remote_model
+    ):
+        yield "STILLREEL_REMOTE_MODEL: Replicate has no default model; set it to e.g. owner/name"
+
+
+def mistake(loc: tuple[int | str, ...], message: str) -> str:
+    """A mistake that pydantic found, with the name of its variable."""
+    message = message.removeprefix("Value error, ")
+    if not loc:
+        return message
+    name = str(loc[0])
+    return f"{name if name.isupper() else PREFIX + name.upper()}: {message}"
