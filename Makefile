@@ -14,7 +14,7 @@ export IMAGE PROMPT CHROMIUM
 
 .PHONY: help setup setup-dev demo up test test-integration test-drills drill test-browser lint format \
 	types check wheel bench docs clean services test-api test-models test-gpu \
-	bench-models test-convex types-convex
+	bench-models test-convex types-convex test-long
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -88,10 +88,13 @@ test-integration: $(VENV)/.setup-dev ## Run the tests with real servers, workers
 	@$(BIN)/python -m pytest tests/integration $(ARGS)
 
 test-drills: $(VENV)/.setup-dev ## Run the drills: kill, starve and corrupt, then look
-	@$(BIN)/python -m pytest tests/drills -m 'not long' $(ARGS)
+	@$(BIN)/python -m pytest tests/drills $(ARGS)
 
 drill: $(VENV)/.setup-dev ## Run all drills, those of several minutes too
-	@$(BIN)/python -m pytest tests/drills $(ARGS)
+	@$(BIN)/python -m pytest tests/drills -m 'long or not long' $(ARGS)
+
+test-long: $(VENV)/.setup-dev ## Run the tests that CI leaves out (before a release; hours)
+	@$(BIN)/python -m pytest tests -m long $(ARGS)
 
 test-browser: $(VENV)/.setup-dev ## Run the tests in a real browser (needs chromium)
 	@[ -x "$$CHROMIUM" ] || { \

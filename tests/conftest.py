@@ -63,3 +63,13 @@ def require() -> Callable[[str, bool], None]:
         pytest.skip(reason)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def postgres(require: Callable[[str, bool], None]) -> Iterator[str]:
+    """The address of a database; `create_database` gives a test one of its own beside it."""
+    from tests.services.postgres import is_installed, running_postgres
+
+    require("Postgres (tests/services/install.sh)", is_installed())
+    with running_postgres() as url:
+        yield url

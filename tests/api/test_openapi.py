@@ -30,7 +30,7 @@ from tests.api.outside import assert_serves
 
 OPEN = {"/health", "/files/{key}", "/webhook/complete", "/metrics"}
 """No key of an owner is asked for: open, or with something of their own."""
-EXAMPLES = 20
+EXAMPLES = 8
 EVENTS = "GET /api/v1/jobs/{job_id}/events"
 NOT_IMPLEMENTED = 501
 CHECKS = [

@@ -11,6 +11,7 @@ import pytest
 from stillreel.job import JobSpec
 from stillreel.models.motions import MOTIONS
 from stillreel.models.styles import get_styles
+from tests.services.postgres import create_database
 from tests.stack import Stack, running_stack
 
 if TYPE_CHECKING:
@@ -74,20 +75,13 @@ def test_the_camera_is_a_list_of_motions_or_words(stack: Stack, page: Page) -> N
 
 
 def test_a_video_is_made_from_the_form(stack: Stack, page: Page) -> None:
-    open_form(page, stack)
-    field_of(page, "prompt").get_by_role("textbox").fill(PROMPT)
-    field_of(page, "duration").get_by_role("spinbutton").fill("1")
-    open_choices(page, "model")
-    page.get_by_role("option", name="preview").click()
-    run_id = submit(page)
+    make_from_form(page, stack)
 
-    page.goto(f"{stack.url}/v2/runs/flow-run/{run_id}")
-    run = stack.wait(run_id)
 
-    assert run["state_type"] == "COMPLETED", stack.log
-    assert run["parameters"] == JobSpec(prompt=PROMPT, duration=1).to_json()
-    page.get_by_text(f"preview: {PROMPT}").first.wait_for()
-    page.get_by_text("Completed", exact=True).first.wait_for()
+def test_a_video_is_made_from_the_form_on_postgres(postgres: str, page: Page, shoot: Shoot) -> None:
+    with running_stack(DATABASE_URL=create_database(postgres, "form")) as stack:
+        make_from_form(page, stack)
+        shoot("prefect-run-postgres")
 
 
 def test_the_page_of_a_run_shows_its_five_tasks(
@@ -127,6 +121,24 @@ def test_a_run_shows_its_progress_and_a_page_with_poster_and_facts(
     assert "Progress: 100%" in shown["progress"]
     assert "output.mp4" in shown["result"]
     assert "1280 x 720, 1.04 s at 24 fps" in shown["result"]
+
+
+def make_from_form(page: Page, stack: Stack) -> None:
+    """Fill the form as a person does, and stay on the run's page until it has completed."""
+    open_form(page, stack)
+    field_of(page, "prompt").get_by_role("textbox").fill(PROMPT)
+    field_of(page, "duration").get_by_role("spinbutton").fill("1")
+    open_choices(page, "model")
+    page.get_by_role("option", name="preview").click()
+    run_id = submit(page)
+
+    page.goto(f"{stack.url}/v2/runs/flow-run/{run_id}")
+    run = stack.wait(run_id)
+
+    assert run["state_type"] == "COMPLETED", stack.log
+    assert run["parameters"] == JobSpec(prompt=PROMPT, duration=1).to_json()
+    page.get_by_text(f"preview: {PROMPT}").first.wait_for()
+    page.get_by_text("Completed", exact=True).first.wait_for()
 
 
 def open_form(page: Page, stack: Stack) -> None:

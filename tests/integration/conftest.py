@@ -1,6 +1,6 @@
 """Real servers and processes: one installation, with an S3 server (moto) as its storage.
 
-Where signatures and their end matter, `radosgw` is the S3 server; `postgres` is a database server.
+Where signatures and their end matter, `radosgw` is the S3 server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.services import postgres as postgres_service
 from tests.services import radosgw as radosgw_service
 from tests.services.radosgw import Radosgw
 from tests.stack import Stack, running_stack
@@ -93,11 +92,3 @@ def real_bucket(radosgw: Radosgw) -> Bucket:
     made = Bucket(radosgw.endpoint, radosgw.access_key, radosgw.secret_key)
     made.client.create_bucket(Bucket=BUCKET)
     return made
-
-
-@pytest.fixture(scope="session")
-def postgres(require: Callable[[str, bool], None]) -> Iterator[str]:
-    """The address of a database; `create_database` gives a test one of its own beside it."""
-    require("Postgres (tests/services/install.sh)", postgres_service.is_installed())
-    with postgres_service.running_postgres() as url:
-        yield url
