@@ -66,6 +66,15 @@ def require() -> Callable[[str, bool], None]:
 
 
 @pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """The address of a server that speaks AWS's APIs; it has what all tests have made there."""
+    from tests.s3 import running_moto
+
+    with running_moto() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def postgres(require: Callable[[str, bool], None]) -> Iterator[str]:
     """The address of a database; `create_database` gives a test one of its own beside it."""
     from tests.services.postgres import is_installed, running_postgres

@@ -11,10 +11,8 @@ from threading import Event
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-import boto3
 import pytest
 import stamina
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.states import AwaitingRetry, Running
@@ -31,6 +29,7 @@ from tests.api.background import keep
 from tests.api.calls import upload
 from tests.api.conftest import SMALL, Api, StartApi, png, running_api
 from tests.receiver import Answer, Exchange, Receiver, answer, redirect, reset
+from tests.s3 import Bucket
 from tests.stack import free_port
 
 WAIT_SECONDS = 60.0
@@ -312,36 +311,10 @@ def test_what_was_done_is_counted_and_told_with_its_job(
 # --- lifetimes --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of a server that speaks S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3: str) -> dict[str, str]:
+def bucket(moto_url: str) -> dict[str, str]:
     """The settings of an empty bucket."""
-    name = f"videos-{uuid4().hex}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3,
-        region_name="us-east-1",
-        aws_access_key_id="any",
-        aws_secret_access_key="any",
-    )
-    client.create_bucket(Bucket=name)
-    client.close()
-    return {
-        "S3_BUCKET": name,
-        "S3_REGION": "us-east-1",
-        "S3_ENDPOINT": s3,
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
-    }
+    return Bucket(moto_url, f"videos-{uuid4().hex}").create().env
 
 
 @pytest.fixture(params=["local", "s3"])

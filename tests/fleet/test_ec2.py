@@ -18,7 +18,6 @@ import pytest
 import yaml
 from botocore.exceptions import ReadTimeoutError
 from botocore.stub import Stubber
-from moto.server import ThreadedMotoServer
 
 from stillreel.errors import (
     CreateUnknown,
@@ -42,32 +41,23 @@ OFFER = Offer("g5.xlarge", "ec2", 1.01)
 AMI = "ami-12c6146b"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
 @pytest.fixture
-def aws(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "tests",
         "AWS_SECRET_ACCESS_KEY": "tests-secret",
-        "STILLREEL_EC2_ENDPOINT": server,
+        "STILLREEL_EC2_ENDPOINT": moto_url,
         "STILLREEL_EC2_AMI": "/stillreel/tests/ami",
         "STILLREEL_WORKER_IMAGE": "registry.example/stillreel@sha256:0123",
         "STILLREEL_EC2_PROFILE": "stillreel-host",
     }.items():
         monkeypatch.setenv(name, value)
-    ssm = client(server, "ssm")
+    ssm = client(moto_url, "ssm")
     ssm.put_parameter(Name="/stillreel/tests/ami", Value=AMI, Type="String", Overwrite=True)
-    iam = client(server, "iam")
+    iam = client(moto_url, "iam")
     if not iam.list_instance_profiles()["InstanceProfiles"]:
         iam.create_instance_profile(InstanceProfileName="stillreel-host")
-    return client(server, "ec2")
+    return client(moto_url, "ec2")
 
 
 @pytest.fixture
@@ -79,10 +69,10 @@ def ec2(aws: Any) -> Iterator[Ec2]:
     driver.close()
 
 
-def client(server: str, service: str) -> Any:
+def client(endpoint: str, service: str) -> Any:
     return boto3.client(
         service,
-        endpoint_url=server,
+        endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="tests",
         aws_secret_access_key="tests-secret",

@@ -12,7 +12,7 @@ import pytest
 import stamina
 from PIL import Image
 
-from tests.integration.conftest import Bucket
+from tests.s3 import Bucket
 from tests.stack import Stack, running_stack
 
 SMALL: dict[str, Any] = {"width": 128, "height": 72, "duration": 0.5}

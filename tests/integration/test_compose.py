@@ -18,7 +18,7 @@ import yaml
 from stillreel.project import project_dir
 from stillreel.settings import CONCERNS
 from tests.compose import FILE, PACKAGES, Compose, make_env, read_services, running_compose
-from tests.integration.conftest import Bucket
+from tests.s3 import Bucket
 from tests.services import postgres as postgres_service
 from tests.services import redis as redis_service
 from tests.services.redis import redis_cli

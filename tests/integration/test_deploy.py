@@ -30,7 +30,7 @@ from stillreel.models.motions import MOTIONS
 from stillreel.models.styles import get_styles
 from stillreel.project import project_dir
 from stillreel.settings import get_settings
-from tests.integration.conftest import Bucket
+from tests.s3 import Bucket
 from tests.stack import Stack, env_of
 
 POOLS = {"local", "g5", "a100", "a100-ltx-2.3", "a100-ltx-2.5", "control"}

@@ -17,7 +17,7 @@ import pytest
 from stillreel.process import end_tree
 from stillreel.project import project_dir
 from tests.fleet.fake_vast import KEY, SECRET, FakeVast
-from tests.integration.conftest import Bucket
+from tests.s3 import Bucket
 from tests.stack import Stack, env_of, running_stack
 
 SCRIPT = project_dir() / "infra" / "vast" / "start_worker.sh"

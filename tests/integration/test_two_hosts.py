@@ -15,7 +15,7 @@ import psutil
 from stillreel.inference.entry import Kind
 from stillreel.job import Phase
 from tests.drills.test_kills import kill_flow_processes, outcomes, wait_for_entry
-from tests.integration.conftest import Bucket
+from tests.s3 import Bucket
 from tests.stack import Stack, env_of
 
 ORDER = {"prompt": "pan right", "duration": 6, "width": 1280, "height": 720, "quality": "high"}

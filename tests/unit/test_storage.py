@@ -25,7 +25,6 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from stillreel.errors import (
@@ -52,15 +51,6 @@ from stillreel.storage_s3 import PART_BYTES, Bucket, S3Storage, bucket_of
 ACCESS_KEY, SECRET_KEY = "AKIDSTILLREELTEST", "very-secret-value-0123456789"
 KEY = "outputs/job_01234567/output.mp4"
 PUBLIC_URL = "https://videos.example.com"
-
-
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture(scope="session")

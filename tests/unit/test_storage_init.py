@@ -13,22 +13,12 @@ import boto3
 import httpx
 import pytest
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner, Result
 
 from stillreel.cli import app, exit_code
 from stillreel.errors import StorageRefused
 from stillreel.settings import get_settings
 from tests.unit.test_bucket_rules import THEIRS, days
-
-
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

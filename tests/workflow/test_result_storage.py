@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from prefect import flow, task
 from prefect.cache_policies import TASK_SOURCE
 from prefect.client.orchestration import get_client
@@ -38,15 +37,6 @@ def r2_settings(endpoint: str, *, secret_key: str = SECRET_KEY) -> Settings:
         r2_access_key="AKIDSTILLREELTEST",
         r2_secret_key=secret_key,
     )
-
-
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
