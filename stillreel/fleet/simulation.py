@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from statistics import fmean
 
-from stillreel.fleet.decision import Money, Rule, Waiting, decide
+from stillreel.fleet.decision import Crew, Money, Rule, Waiting, decide
 from stillreel.fleet.offers import GB_A_JOB
 from stillreel.fleet.provider import Need, Offer
 from stillreel.fleet.ranking import Batch, priced
@@ -29,6 +29,10 @@ HOURS_TO_INTERRUPTION = 12.0
 NEVER_READY = 0.05
 """Share of hosts that do not come to work."""
 INET_DOWN = 800.0
+LIFE_HOURS = 4.0
+IDLE_HOURS = 5 / 60
+DUD_HOURS = 20 / 60
+"""When a host that does not come to work is given up."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Policy:
     every_hours: float
     rule: Rule
     interruptible: bool = False
+    hosts: int = 1
+    """Most at once."""
+    work_hours: float = 2.0
+    """Of what is open, for each host: with more, another is rented."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,17 @@ def policies(rule: Rule) -> list[Policy]:
             for spot in (False, True)
             for n in (10, 50, 200)
         ),
+        *(
+            Policy(
+                f"weekly, {n} hosts from {hours:g} h of work each",
+                WEEK,
+                rule,
+                interruptible=True,
+                hosts=n,
+                work_hours=hours,
+            )
+            for n, hours in ((3, 1.0), (10, 0.5))
+        ),
     ]
 
 
@@ -162,6 +181,23 @@ def plot(outcomes: Sequence[Outcome], *, width: int = 60, height: int = 12) -> s
     return "\n".join(["US$ per video", *rows, axis, "mean wait in hours", *names])
 
 
+@dataclass
+class _Host:
+    """A rented host; times are hours since the start of the year."""
+
+    offer: Offer
+    since: float
+    free: float
+    """When it can take a job; never, of one that does not come to work."""
+    ends: float
+    cut: float
+    """When it is interrupted."""
+
+    @property
+    def last(self) -> float:
+        return min(self.ends, self.cut)
+
+
 class _Run:
     """One policy on its way through the year."""
 
@@ -172,72 +208,90 @@ class _Run:
         self.free_at = 0.0
         self._dice = random.Random(year.seed + 1)  # noqa: S311 - a simulation
         self._month, self._spent = 0, 0.0
+        self._interruptible = policy.interruptible
+        self._crew: list[_Host] = []
 
     def ask(self, at: float) -> None:
-        """Ask the rule at this time, and do what it says."""
+        """Ask the rule at this time, and do what it says until the last host is gone."""
         if (month := int(at / (HOURS / 12))) != self._month:
             self._month, self._spent = month, 0.0
-        count = bisect_right(self.year.orders, at) - self.done
-        if not count:
-            return
-        oldest = timedelta(hours=at - self.year.orders[self.done])
-        interruptible, started = self.policy.interruptible, False
-        while count > 0:
-            offer = self._offer(at, interruptible=interruptible)
-            gb = self.need.weights_gb + count * GB_A_JOB
-            best = priced(offer, Batch(count * self.job_hours, down_gb=gb))
-            decision = decide(
-                Waiting(count, oldest),
-                self.policy.rule,
-                best=best,
-                reserve_usd=4.0 * offer.usd_per_hour,
-                money=Money(self._spent),
-                now=started,
-            )
-            if not decision.rent:
-                return
+        self._interruptible, started = self.policy.interruptible, False
+        while (host := self._rent(at, now=started)) is not None:
             started = True
-            at, was_interrupted = self._stay(at, offer)
+            at, goes_on = self._drain(host)
             self.free_at = at
-            if was_interrupted is False:
+            if not goes_on:
                 return
-            if was_interrupted:
-                interruptible = False
-            count = bisect_right(self.year.orders, at) - self.done
 
-    def _stay(self, at: float, offer: Offer) -> tuple[float, bool | None]:
-        """When one host is gone, and whether by interruption; None when it never worked."""
-        ready = at + priced(offer, Batch(0.0, down_gb=self.need.weights_gb, idle_hours=0.0)).hours
-        ends, idle = at + 4.0, 5 / 60
+    def _rent(self, at: float, *, now: bool = False, crew: Crew | None = None) -> _Host | None:
+        """Another host, if the rule says so."""
+        count = bisect_right(self.year.orders, at) - self.done
+        if count <= 0:
+            return None
+        offer = self._offer(at, interruptible=self._interruptible)
+        best = priced(
+            offer, Batch(count * self.job_hours, down_gb=self.need.weights_gb + count * GB_A_JOB)
+        )
+        decision = decide(
+            Waiting(count, timedelta(hours=at - self.year.orders[self.done])),
+            self.policy.rule,
+            best=best,
+            reserve_usd=LIFE_HOURS * offer.usd_per_hour,
+            money=Money(
+                self._spent, sum(LIFE_HOURS * one.offer.usd_per_hour for one in self._crew)
+            ),
+            now=now,
+            crew=crew,
+        )
+        return self._boot(at, offer) if decision.rent else None
+
+    def _boot(self, at: float, offer: Offer) -> _Host:
         self.outcome.hosts += 1
-        if self._dice.random() < NEVER_READY:
-            return self._pay(at, at + 20 / 60, offer), None
-        if offer.is_interruptible:
+        boot = priced(offer, Batch(0.0, down_gb=self.need.weights_gb, idle_hours=0.0)).hours
+        is_dud = self._dice.random() < NEVER_READY
+        ends = at + (DUD_HOURS if is_dud else LIFE_HOURS)
+        cut = math.inf
+        if offer.is_interruptible and not is_dud:
             cut = at + self._dice.expovariate(1 / HOURS_TO_INTERRUPTION)
-        else:
-            cut = math.inf
-        clock = ready
-        while True:
-            arrived = bisect_right(self.year.orders, clock + idle)
-            if self.done >= arrived:
-                end = min(clock + idle, ends, cut)
-                break
-            start = max(clock, self.year.orders[self.done])
-            clock = start + self.job_hours
-            if clock > min(ends, cut):
-                end = min(ends, cut)
-                break
-            self.outcome.waits.append(clock - self.year.orders[self.done])
-            self.done += 1
-        was_cut = end == cut
-        self.outcome.interruptions += was_cut
-        return self._pay(at, end, offer), was_cut
+        return _Host(offer, at, math.inf if is_dud else at + boot, ends, cut)
 
-    def _pay(self, start: float, end: float, offer: Offer) -> float:
-        usd = (end - start) * offer.usd_per_hour
+    def _drain(self, first: _Host) -> tuple[float, bool]:
+        """When the last host is gone, and whether it left work behind."""
+        at, goes_on, crew = 0.0, False, self._crew
+        crew.append(first)
+        while crew:
+            host = min(crew, key=lambda one: min(one.free, one.last))
+            now = min(host.free, host.last)
+            if len(crew) < self.policy.hosts and self.done < len(self.year.orders):
+                open_now = bisect_right(self.year.orders, now) - self.done
+                work = Crew(len(crew), open_now * self.job_hours, self.policy.work_hours)
+                if more := self._rent(now, crew=work):
+                    crew.append(more)
+                    continue
+            arrived = bisect_right(self.year.orders, now + IDLE_HOURS)
+            if self.done < arrived and now < host.last:
+                start = max(now, self.year.orders[self.done])
+                if start + self.job_hours <= host.last:
+                    host.free = start + self.job_hours
+                    self.outcome.waits.append(host.free - self.year.orders[self.done])
+                    self.done += 1
+                    continue
+                end, goes_on = host.last, True
+            else:
+                end = min(now + IDLE_HOURS, host.last)
+                goes_on = math.isinf(host.free) or host.cut <= end
+            crew.remove(host)
+            at = max(at, self._pay(host, end))
+        return at, goes_on
+
+    def _pay(self, host: _Host, end: float) -> float:
+        if host.cut <= end:
+            self.outcome.interruptions += 1
+            self._interruptible = False
+        usd = (end - host.since) * host.offer.usd_per_hour
         self.outcome.usd += usd
         self._spent += usd
-        self.outcome.host_hours += end - start
+        self.outcome.host_hours += end - host.since
         return end
 
     def _offer(self, at: float, *, interruptible: bool) -> Offer:
