@@ -19,6 +19,7 @@ import uvicorn
 from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Pending
 from prefect.testing.utilities import prefect_test_harness
 
@@ -94,8 +95,6 @@ def prefect_api() -> Iterator[str]:
     from stillreel.deploy import deploy
 
     with prefect_test_harness(server_startup_timeout=120):
-        from prefect.settings import PREFECT_API_URL
-
         url = str(PREFECT_API_URL.value())
         os.environ["PREFECT_API_URL"] = url  # `prefect deploy` is a process of its own
         get_settings.cache_clear()
@@ -124,12 +123,15 @@ def inference_server() -> Iterator[None]:
 def running_api(env: Mapping[str, str]) -> Iterator[Api]:
     """An API server in a thread, with these settings on top of the tests' own.
 
+    It waits long for a Prefect server that shares busy cores with the tests, but not behind a door.
     With a storage of its own its keeper never leads: the jobs of others would end without a video.
     """
     port = free_port()
     more = {"STILLREEL_API_KEY": KEY, "STILLREEL_API_PORT": str(port), **env}
     if env.keys() & {"S3_BUCKET", "STILLREEL_STORAGE_DIR"}:
         more.setdefault("STILLREEL_KEEPER_LEADS", "false")
+    if str(PREFECT_API_URL.value()) == os.environ.get("PREFECT_API_URL"):
+        more.setdefault("STILLREEL_PREFECT_SECONDS", "20")
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
     get_settings.cache_clear()
@@ -185,12 +187,9 @@ def api(prefect_api: str) -> Iterator[Api]:
     """One API for all tests that change no settings.
 
     Its keeper never leads: the keepers of other APIs, on the same Prefect server, have other
-    settings, and the wrong one would deliver or fetch. It waits long for a Prefect server that
-    shares two busy cores with the tests; what is said of one that is away has its own tests.
+    settings, and the wrong one would deliver or fetch.
     """
-    with running_api(
-        {"STILLREEL_KEEPER_LEADS": "false", "STILLREEL_PREFECT_SECONDS": "20"}
-    ) as running:
+    with running_api({"STILLREEL_KEEPER_LEADS": "false"}) as running:
         yield running
 
 
