@@ -393,6 +393,12 @@ class HostUndestroyed(FleetError):
     code, retryable, http_status = "host_undestroyed", True, 502
 
 
+class ResultRefused(FleetError):
+    """What a rented host has made is not what was ordered."""
+
+    code, retryable, http_status, ends_attempt = "result_refused", True, 422, True
+
+
 # --- the HTTP API -----------------------------------------------------------------------------
 
 

@@ -27,6 +27,8 @@ PROMPT_LIMIT = 4000
 SEED_LIMIT = 2**32 - 1
 DURATION_LIMIT = 30.0
 SIDE_LIMIT = 4096
+TEASER_WIDTH, TEASER_FPS = 320, 12
+"""At most, of the short muted clip that a video has beside it."""
 
 _JOB_ID = re.compile(r"job_[0-9a-z]{8,64}")
 

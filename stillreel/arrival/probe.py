@@ -1,0 +1,148 @@
+"""A process of its own that opens a stranger's file, in a jail, and prints the facts as JSON.
+
+`python -I probe.py KIND FRAMES SIDE CPU_SECONDS MEMORY_BYTES <file`, KIND is `film` or `still`. It
+imports nothing of ours: the less there is in it, the less there is to take.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import io
+import json
+import os
+import pkgutil
+import resource
+import struct
+import sys
+from typing import Any
+
+OUTPUT_BYTES = 65_536
+
+_ALL_FILES = ((1, 13), (2, 14), (3, 15), (5, 16))
+"""Landlock: from which version on how many rights over files there are (landlock(7))."""
+
+
+def main() -> None:
+    """Print what is in the file on stdin, or `{"fault": ...}`."""
+    kind, *numbers = sys.argv[1:]
+    frames, side, cpu_seconds, memory = map(int, numbers)
+    look = _film if kind == "film" else _still
+    file = io.BufferedReader(io.FileIO(0))
+    _prepare(kind)
+    confine(cpu_seconds, memory)
+    try:
+        facts = look(file, frames, side)
+    except MemoryError:
+        facts = {"fault": "it needs more memory than is given to it"}
+    except Exception as exc:  # the file is a stranger's: whatever it brings about is its fault
+        facts = {"fault": f"it is damaged or cut off ({type(exc).__name__})"}
+    sys.stdout.write(json.dumps(facts))
+
+
+def confine(cpu_seconds: int, memory: int) -> None:
+    """Leave this process no file, no connection and no other process, for good."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_BYTES, OUTPUT_BYTES))
+    if sys.platform == "linux":  # elsewhere much is mapped that takes no memory
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        _lock_in()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+
+
+def _lock_in() -> None:
+    """Landlock, where the kernel has it: without a rule all that it handles is forbidden."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    create, restrict, ask_version, no_new_privileges = 444, 446, 1, 38
+    version = libc.syscall(create, None, 0, ask_version)
+    if version < 1:
+        return
+    files = (1 << max(n for since, n in _ALL_FILES if version >= since)) - 1
+    tcp, signals_and_sockets = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
+    fields = struct.pack("QQQ", files, tcp, signals_and_sockets)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = libc.syscall(create, fields, size, 0)
+    if ruleset < 0:
+        return
+    libc.prctl(no_new_privileges, 1, 0, 0, 0)
+    libc.syscall(restrict, ruleset, 0)
+    os.close(ruleset)
+
+
+def _prepare(kind: str) -> None:
+    """Import all that may be needed, for later no file can be read."""
+    if kind == "still":
+        from PIL import Image, MpoImagePlugin  # noqa: F401 - some JPEGs are its
+
+        Image.preinit()
+        return
+    import av
+    import av.logging
+
+    for found in pkgutil.walk_packages(av.__path__, "av."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    av.logging.set_level(av.logging.PANIC)
+
+
+def _film(file: Any, frames: int, side: int) -> dict[str, Any]:
+    """Every frame is decoded, and none after one more than `frames`."""
+    import av
+
+    with av.open(file, format="mp4") as film:
+        facts: dict[str, Any] = {
+            "seconds": (film.duration or 0) / 1_000_000,
+            "streams": [_stream(stream) for stream in film.streams],
+            "frames": 0,
+            "media_bytes": 0,
+            "changes_size": False,
+        }
+        if len(film.streams.video) != 1 or len(film.streams) > 2:
+            return facts
+        stream = film.streams.video[0]
+        size = stream.codec_context.width, stream.codec_context.height
+        if max(size) > side or min(size) < 1:
+            return facts
+        stream.codec_context.thread_count = 1
+        sound_packets = 0
+        for packet in film.demux():
+            facts["media_bytes"] += packet.size
+            if packet.stream.type != "video":
+                sound_packets += 1
+                if sound_packets > 100 * (frames + 100):
+                    return {"fault": "its sound does not end"}
+                continue
+            for frame in packet.decode():
+                facts["frames"] += 1
+                facts["changes_size"] |= (frame.width, frame.height) != size
+                if facts["frames"] > frames:
+                    return facts
+    return facts
+
+
+def _stream(stream: Any) -> dict[str, Any]:
+    context = stream.codec_context
+    known = {"kind": stream.type, "codec": context.name if context else ""}
+    if stream.type != "video":
+        return known
+    return known | {
+        "width": context.width,
+        "height": context.height,
+        "pixels": str(context.pix_fmt),
+        "fps": float(stream.average_rate or 0),
+    }
+
+
+def _still(file: Any, frames: int, side: int) -> dict[str, Any]:  # noqa: ARG001
+    from PIL import Image
+
+    with Image.open(file, formats=["JPEG"]) as image:
+        facts = {"width": image.width, "height": image.height}
+        if max(image.size) <= side:
+            image.load()
+        return facts
+
+
+if __name__ == "__main__":
+    main()
