@@ -71,7 +71,7 @@ def worker_env(settings: Settings) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
     }
-    if settings.storage.kind != "local" and not has_lease():
+    if settings.storage.kind in ("s3", "r2") and not has_lease():
         # So that another host finds what is finished; a lease reads no blocks.
         env["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = RESULT_BLOCK_SLUG
     return unless_set(env)

@@ -18,11 +18,12 @@ RESULT_FOLDER = "results"
 
 
 def result_storage(settings: Settings) -> S3Bucket | None:
-    """The Prefect block for results in S3 or R2, not saved yet; None where storage is local.
+    """The Prefect block for results in S3 or R2, not saved yet; None where storage is no bucket.
 
-    With None, Prefect's own local result storage is right: there is one machine only.
+    With None, Prefect's own local result storage is right: there is one machine only, or a rented
+    one, which shares what it may by its lease (lease_results).
     """
-    if settings.storage.kind == "local":
+    if settings.storage.kind not in ("s3", "r2"):
         return None
 
     from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket

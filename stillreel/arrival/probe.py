@@ -90,7 +90,8 @@ def _film(file: Any, frames: int, side: int) -> dict[str, Any]:
     """Every frame is decoded, and none after one more than `frames`."""
     import av
 
-    with av.open(file, format="mp4") as film:
+    opened: Any = av.open(file, format="mp4")
+    with opened as film:
         facts: dict[str, Any] = {
             "seconds": (film.duration or 0) / 1_000_000,
             "streams": [_stream(stream) for stream in film.streams],

@@ -196,12 +196,14 @@ def result_names(states: Iterable[Mapping[str, Any]], run_id: str) -> set[str]:
 
 def delete_results(services: Services, run_id: str, names: Iterable[str]) -> None:
     """Delete Prefect's results: those of these names, and those with the run's id in theirs."""
-    storage, settings = services.storage, services.settings
-    if settings.storage.kind != "local":
-        prefixes = (f"{RESULT_FOLDER}/{task}-{RESULT_VERSION}-{run_id}-" for task in TASKS)
-        own = {info.key for prefix in prefixes for info in storage.list(prefix)}
+    storage = services.storage
+    # In a directory only rented hosts have any here.
+    prefixes = (f"{RESULT_FOLDER}/{task}-{RESULT_VERSION}-{run_id}-" for task in TASKS)
+    own = {info.key for prefix in prefixes for info in storage.list(prefix)}
+    if services.settings.storage.kind != "local":
         _delete_all(storage, own | {f"{RESULT_FOLDER}/{name}" for name in names})
         return
+    _delete_all(storage, own)
     from prefect.settings import get_current_settings
 
     folder = get_current_settings().results.local_storage_path

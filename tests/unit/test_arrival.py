@@ -261,7 +261,7 @@ def test_a_frame_that_is_huge_is_not_decoded(tmp_path: Path) -> None:
         frame = VideoFrame(4096, 4096, "yuv420p")
         frame.pts, frame.time_base = 0, Fraction(1, FPS)
         write(frame)
-    with pytest.raises(ResultRefused, match="4096x4096 instead of 160x90.*0 frames instead of 25"):
+    with pytest.raises(ResultRefused, match=r"4096x4096 instead of 160x90.*0 frames instead of 25"):
         inspect_film(path, ORDER)
 
 
