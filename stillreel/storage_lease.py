@@ -6,6 +6,7 @@ looked at by the API before it counts (docs/security.md, "Storage of rented host
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -134,7 +135,9 @@ class LeaseStorage:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        return httpx.Client(timeout=_SECONDS, follow_redirects=False)
+        client = httpx.Client(timeout=_SECONDS, follow_redirects=False)
+        weakref.finalize(self, client.close)  # a storage is never closed
+        return client
 
     def _listed(self, params: Mapping[str, str]) -> Iterator[ObjectInfo]:
         told = self._retrying(lambda: self._ask("GET", "/objects", params=params))

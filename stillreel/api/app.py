@@ -18,6 +18,7 @@ from stillreel.api import (
     generate,
     health,
     jobs,
+    lease_storage,
     metrics,
     openai,
     presign,
@@ -35,6 +36,8 @@ from stillreel.api.polls import Polls
 from stillreel.api.services import build_services
 from stillreel.audit import auditing
 from stillreel.gateway.desk import Desk
+from stillreel.gateway.door import LeaseDoor
+from stillreel.gateway.intake import Intake
 from stillreel.guard import warn_of_allowed
 from stillreel.jobs.record import Record
 from stillreel.keeper import Keeper, keeping
@@ -63,13 +66,16 @@ def create_app(settings: Settings) -> FastAPI:
             services = build_services(settings, api, on_submitted=on_submitted)
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
-            app.state.desk = Desk(api, installation=settings.fleet.installation)
+            desk = Desk(api, installation=settings.fleet.installation)
+            door = LeaseDoor(desk.leases, services.reader)
+            app.state.desk, app.state.intake = desk, Intake(services.storage, settings, door)
             app.state.checks = health.Checks(services)
             app.state.metrics = Metrics(
                 keeper_actions=keeper.counts, webhook_attempts=services.deliveries.counts
             )
             async with auditing(api), keeping(keeper):
                 yield
+            await app.state.intake.aclose()
         finally:
             await api.aclose()
 
@@ -107,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(module.router)
     if settings.fleet.rented_via == "gateway":
+        app.include_router(lease_storage.router)
         app.router.routes += lease_routes()
     describe = app.openapi
     app.openapi = lambda: name_bodies(describe_security(describe()))

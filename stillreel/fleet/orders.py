@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -21,11 +21,13 @@ from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.vast import Vast
 from stillreel.gateway.lease import grant
 from stillreel.job import spec_of
-from stillreel.settings import FleetSettings, Settings
+from stillreel.settings import FleetSettings, Settings, secret_names
 
 PREFECT_VARIABLES = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 Granting = Callable[[Label, datetime], str]
 """Gives the lease token of a machine that is about to be asked for."""
+_SECRET_STARTS = ("AWS_", "PREFECT_API_", "PREFECT_SERVER_")
+"""Of names that other programs read as well."""
 _LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
 UNKNOWN_SECONDS = 120.0
 """Of a job about whose model nothing is known."""
@@ -127,9 +129,14 @@ def host_env(
     passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
     if fleet.rented_via == "gateway":
+        _check_passed(passed)
+        base = f"{_gateway_base(settings)}/lease"
+        token = grants(label, deadline)
         prefect = {
-            "PREFECT_API_URL": f"{_gateway_base(settings)}/lease/api",
-            "PREFECT_API_AUTH_STRING": f"lease:{grants(label, deadline)}",
+            "PREFECT_API_URL": f"{base}/api",
+            "PREFECT_API_AUTH_STRING": f"lease:{token}",
+            "STILLREEL_LEASE_URL": base,
+            "STILLREEL_LEASE_TOKEN": token,
         }
     else:
         prefect = _direct(fleet)
@@ -152,6 +159,16 @@ def seconds_per_job(model: str) -> float:
     work, _ = work_of(spec_of({"model": model, "prompt": "any"}))
     found = guess(work, ())
     return found.seconds.likely if found else UNKNOWN_SECONDS
+
+
+def _check_passed(names: Iterable[str]) -> None:
+    """Raises SettingsInvalid for what never goes to a stranger's machine: settings are secret."""
+    secret = sorted({n for n in names if n in secret_names() or n.startswith(_SECRET_STARTS)})
+    if secret:
+        raise SettingsInvalid(
+            f"STILLREEL_RENTED_ENV names {', '.join(secret)}, which a rented host must not have: "
+            "its lease gives it storage and Prefect for its own jobs. Take them out."
+        )
 
 
 def _direct(fleet: FleetSettings) -> dict[str, str]:

@@ -10,7 +10,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
 from stillreel.errors import SettingsInvalid
 from stillreel.settings.api import ApiSettings
@@ -41,6 +41,7 @@ __all__ = [
     "WebhookSettings",
     "get_settings",
     "make_home",
+    "secret_names",
 ]
 
 
@@ -93,6 +94,19 @@ def get_settings() -> Settings:
         lines = "\n".join(f"  - {line}" for line in mistakes)
         raise SettingsInvalid(f"{len(mistakes)} setting(s) cannot be used:\n{lines}")
     return Settings.model_validate(built)
+
+
+def secret_names() -> frozenset[str]:
+    """The names of all variables whose values are secret."""
+    found: set[str] = set()
+    for concern in CONCERNS.values():
+        for name, field in concern.model_fields.items():
+            if "SecretStr" not in repr(field.annotation):
+                continue
+            alias = field.validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else ()
+            found |= {PREFIX + name.upper(), *(c for c in choices if isinstance(c, str))}
+    return frozenset(found)
 
 
 def make_home(settings: Settings) -> Path:
