@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from stillreel.arrival.claims import FilmNote
 from stillreel.arrival.film import order_of
 from stillreel.encoder import Encoded, encode_video
 from stillreel.errors import (
@@ -100,8 +101,28 @@ def put_all(host: LeaseStorage, clip: Encoded, **changes: Any) -> None:
     host.put_file(output_key(JOB, "output.mp4"), clip.video, content_type="video/mp4")
     host.put_file(output_key(JOB, "poster.jpg"), clip.poster, content_type="image/jpeg")
     host.put_file(output_key(JOB, "teaser.mp4"), clip.teaser, content_type="video/mp4")
-    receipt = receipt_of(clip, **changes)
-    host.put_bytes(output_key(JOB, "receipt.json"), receipt, content_type="application/json")
+    put_receipt(host, clip, **changes)
+
+
+def arrive(api: Lender, clip: Encoded) -> None:
+    """All but the receipt is there, and was looked at."""
+    for name, path in (
+        ("output.mp4", clip.video),
+        ("poster.jpg", clip.poster),
+        ("teaser.mp4", clip.teaser),
+    ):
+        api.storage.put_file(output_key(JOB, name), path, content_type="any")
+    note = FilmNote(
+        sha256=clip.sha256, size=clip.size, width=160, height=90, fps=24, frames=clip.frames,
+        has_sound=False, codec="h264",
+    )  # fmt: skip
+    data = note.model_dump_json().encode()
+    api.storage.put_bytes(f"temp/{JOB}/film.json", data, content_type="application/json")
+
+
+def put_receipt(host: LeaseStorage, clip: Encoded, **changes: Any) -> None:
+    data = receipt_of(clip, **changes)
+    host.put_bytes(output_key(JOB, "receipt.json"), data, content_type="application/json")
 
 
 def record_of(value: Any, kind: str, **metadata: Any) -> bytes:
@@ -265,9 +286,11 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
 def test_a_completed_job_is_not_changed_any_more(
     api: Lender, host: LeaseStorage, clip: Encoded
 ) -> None:
-    put_all(host, clip)
+    arrive(api, clip)
+    put_receipt(host, clip)
     before = {i.key: i.etag for i in api.storage.list("outputs/")}
-    put_all(host, clip, cost__usd_per_hour=9.0)
+    put_receipt(host, clip, cost__usd_per_hour=9.0)
+    host.put_file(output_key(JOB, "poster.jpg"), clip.poster, content_type="image/jpeg")
     assert {i.key: i.etag for i in api.storage.list("outputs/")} == before
 
 
@@ -287,15 +310,9 @@ def test_a_completed_job_is_not_changed_any_more(
 def test_a_receipt_that_lies_completes_nothing(
     api: Lender, host: LeaseStorage, clip: Encoded, changes: dict[str, Any], told: str
 ) -> None:
-    host.put_file(output_key(JOB, "output.mp4"), clip.video, content_type="video/mp4")
-    for name in ("poster.jpg", "teaser.mp4"):
-        api.storage.put_bytes(output_key(JOB, name), b"x", content_type="any")
+    arrive(api, clip)
     with pytest.raises(ResultRefused, match=f"receipt.json is refused: .*{told}"):
-        host.put_bytes(
-            output_key(JOB, "receipt.json"),
-            receipt_of(clip, **changes),
-            content_type="application/json",
-        )
+        put_receipt(host, clip, **changes)
     assert api.storage.head(output_key(JOB, "receipt.json")) is None
 
 
@@ -408,12 +425,10 @@ def test_a_run_that_was_taken_away_ends_no_job(
     api: Lender, host: LeaseStorage, clip: Encoded
 ) -> None:
     video = output_key(JOB, "output.mp4")
-    host.put_file(video, clip.video, content_type="video/mp4")
+    arrive(api, clip)
     api.door.is_taken = True
     with pytest.raises((StorageRefused, StaleExecution)):
-        host.put_bytes(
-            output_key(JOB, "receipt.json"), receipt_of(clip), content_type="application/json"
-        )
+        put_receipt(host, clip)
     assert api.storage.head(output_key(JOB, "receipt.json")) is None
     assert host.get_bytes(video, limit=10**8) == clip.video.read_bytes()
 
