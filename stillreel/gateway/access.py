@@ -68,9 +68,9 @@ class RunAccess:
             raise NotLeased("This object belongs to no run of this lease.")
 
     def list(self, prefix: str) -> None:
-        checked_key(prefix.removesuffix("/"))
         if not prefix.startswith(self._folders):
             raise NotLeased("Only what belongs to this job can be listed.")
+        checked_key(prefix.removesuffix("/"))
 
     def write(self, key: str, content_type: str, size: int) -> Slot:
         checked_key(key)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -24,7 +28,7 @@ from stillreel.fleet.orders import (
 from stillreel.fleet.ranking import Batch, priced
 from stillreel.gateway.lease import lease_in
 from stillreel.models.registry import MODELS
-from stillreel.settings import get_settings
+from stillreel.settings import get_settings, secret_names
 from tests.fleet.fake_world import FakeBook
 from tests.fleet.test_ranking import GOOD
 
@@ -112,6 +116,67 @@ def test_through_the_gateway_a_host_gets_a_lease_token_and_no_password(
     labels = run["labels"] | book.tokens[LABEL.run_id]
     with pytest.raises(LeaseRefused):
         lease_in(run | {"labels": labels}, token, flow_id="f", now=UNTIL - timedelta(hours=1))
+
+
+def test_through_the_gateway_a_host_holds_no_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All that a process of the host has: environment, home and command lines."""
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
+    for name in secret_names() - {"STILLREEL_LEASE_TOKEN"}:
+        if not name.startswith(("R2_", "STILLREEL_R2_", "STILLREEL_DATABASE", "DATABASE_", "REDIS",
+                                "STILLREEL_REDIS")):  # fmt: skip
+            monkeypatch.setenv(name, "whsec_c2VjcmV0LW9mLXRoZS1jb250cm9sLXNpZGU=")
+    monkeypatch.setenv("S3_BUCKET", "videos-of-everybody")
+    with temporary_settings(updates=SERVER):
+        env = dict(host_env(get_settings(), LABEL, CHOICE, UNTIL, granting(FakeBook())))
+    assert set(env) >= {"STILLREEL_LEASE_URL", "STILLREEL_LEASE_TOKEN"}
+    assert not set(env) & (secret_names() - {"STILLREEL_LEASE_TOKEN"})
+    env |= {"STILLREEL_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    told = subprocess.run(
+        [sys.executable, "-c", _TELL_ALL], env=env, capture_output=True, text=True, check=True
+    ).stdout
+    assert "STILLREEL_LEASE_TOKEN" in told
+    assert '"kind": "lease"' in told
+    for secret in ("c2VjcmV0", "videos-of-everybody", "me:pass", "bWU6cGFzcw"):
+        assert secret not in told
+    assert told.count(env["STILLREEL_LEASE_TOKEN"]) == 2  # and as Prefect's credential
+
+
+_TELL_ALL = """
+import json, os, sys
+from pathlib import Path
+from stillreel.host import host_services
+from stillreel.settings import get_settings, make_home
+settings = get_settings()
+make_home(settings)
+services = host_services(settings, pool="a100", model="preview")
+print(json.dumps({
+    "kind": settings.storage.kind,
+    "environment": dict(os.environ),
+    "processes": [[service.argv, {n: v for n, v in service.env.items() if os.environ.get(n) != v}]
+                  for service in services],
+    "files": [path.read_text(errors="replace") for path in settings.host.home.rglob("*")
+              if path.is_file()],
+    "settings": repr(settings),
+}))
+"""
+
+
+@pytest.mark.parametrize("name", ["R2_SECRET_KEY", "AWS_SESSION_TOKEN", "STILLREEL_WEBHOOK_SECRET"])
+def test_no_secret_is_passed_on_to_a_host_with_a_lease(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
+    settings = get_settings()
+    fleet = settings.fleet.model_copy(update={"rented_env": (name, "HF_HUB_OFFLINE")})
+    monkeypatch.setenv(name, "value")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SettingsInvalid, match=f"STILLREEL_RENTED_ENV names {name}, which"):
+        host_env(settings.model_copy(update={"fleet": fleet}), LABEL, CHOICE, UNTIL, no_grants)
 
 
 @pytest.mark.parametrize("url", ["", "http://api.example", "http://127.0.0.1.example"])
