@@ -396,7 +396,7 @@ class HostUndestroyed(FleetError):
 class ResultRefused(FleetError):
     """What a rented host has made is not what was ordered."""
 
-    code, retryable, http_status, ends_attempt = "result_refused", True, 422, True
+    code, retryable, http_status, ends_attempt = "result_refused", True, 502, True
 
 
 # --- the HTTP API -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prefect.context import FlowRunContext
 from prefect.filesystems import WritableFileSystem
+from pydantic import PrivateAttr
 
 from stillreel.errors import StorageError
 from stillreel.gateway.access import SHARED_RESULTS
@@ -27,24 +28,24 @@ class LeaseResults(WritableFileSystem):
     """Results of this host; those that another host goes on with are in storage too."""
 
     _block_type_name = "Results of a rented host"
-    _storage: Storage
-    _folder: Path
+    _storage: Storage = PrivateAttr()
+    _folder: Path = PrivateAttr()
 
     @classmethod
     def on(cls, storage: Storage, folder: Path) -> LeaseResults:
         """The block on this storage, with its other files in this folder."""
-        block = cls()
+        block = cls.model_validate({})
         block._storage, block._folder = storage, folder
         return block
 
-    def read_path(self, path: str) -> bytes:
+    def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """The result of this name. Raises what storage raises, and OSError."""
         local = self._folder / Path(path).name
         if local.exists() or not _is_shared(path):
             return local.read_bytes()
         return self._storage.get_bytes(_key(path))
 
-    def write_path(self, path: str, content: bytes) -> None:
+    def write_path(self, path: str, content: bytes, _sync: bool = True) -> None:  # type: ignore[override]
         """Keep the result; a host that cannot share it goes on, another one works again then."""
         with replacing(self._folder / Path(path).name) as file:
             file.write(content)

@@ -125,7 +125,7 @@ def test_through_the_gateway_a_host_holds_no_secret(
     monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
     monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
     for name in secret_names() - {"STILLREEL_LEASE_TOKEN"}:
-        if not name.startswith(("R2_", "STILLREEL_R2_", "STILLREEL_DATABASE", "DATABASE_", "REDIS",
+        if not name.startswith(("R2_", "STILLREEL_R2_", "STILLREEL_DATABASE", "DATABASE_", "REDIS", "STILLREEL_REMOTE_",
                                 "STILLREEL_REDIS")):  # fmt: skip
             monkeypatch.setenv(name, "whsec_c2VjcmV0LW9mLXRoZS1jb250cm9sLXNpZGU=")
     monkeypatch.setenv("S3_BUCKET", "videos-of-everybody")

@@ -169,7 +169,7 @@ def test_every_model_has_an_order(name: Any) -> None:
 def test_the_sizes_of_an_order(
     values: dict[str, int], sizes: set[tuple[int, int]], sides: tuple[int, int]
 ) -> None:
-    order = order_of(JobSpec(prompt="any", **values), get_model("preview"))
+    order = order_of(JobSpec.model_validate({"prompt": "any", **values}), get_model("preview"))
     assert (set(order.sizes), (order.width, order.height)) == (sizes, sides)
 
 

@@ -48,7 +48,7 @@ LATENTS = (2).to_bytes(8, "little") + b"{}" + bytes(100)
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
     home = tmp_path_factory.mktemp("api")
-    with lender(StorageSettings(storage_dir=home / "storage"), home) as running:
+    with lender(StorageSettings.model_validate({"storage_dir": home / "storage"}), home) as running:
         yield running
 
 
