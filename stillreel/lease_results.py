@@ -38,6 +38,10 @@ class LeaseResults(WritableFileSystem):
         block._storage, block._folder = storage, folder
         return block
 
+    def _resolve_path(self, path: str) -> Path:
+        """Prefect asks for it where a block is not saved (3.8.8)."""
+        return self._folder / path
+
     def read_path(self, path: str, _sync: bool = True) -> bytes:  # type: ignore[override]
         """The result of this name. Raises what storage raises, and OSError."""
         local = self._folder / Path(path).name

@@ -28,6 +28,8 @@ Granting = Callable[[Label, datetime], str]
 """Gives the lease token of a machine that is about to be asked for."""
 _SECRET_STARTS = ("AWS_", "PREFECT_API_", "PREFECT_SERVER_")
 """Of names that other programs read as well."""
+_OF_BUCKET = ("S3_", "R2_", "STILLREEL_S3_", "STILLREEL_R2_")
+"""Of names that a host without a bucket has no use for; some are passed on by default."""
 _LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
 UNKNOWN_SECONDS = 120.0
 """Of a job about whose model nothing is known."""
@@ -130,6 +132,7 @@ def host_env(
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
     if fleet.rented_via == "gateway":
         _check_passed(passed)
+        passed = {n: value for n, value in passed.items() if not n.startswith(_OF_BUCKET)}
         base = f"{_gateway_base(settings)}/lease"
         token = grants(label, deadline)
         prefect = {

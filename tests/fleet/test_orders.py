@@ -135,9 +135,11 @@ def test_through_the_gateway_a_host_holds_no_secret(
     assert not set(env) & (secret_names() - {"STILLREEL_LEASE_TOKEN"})
     env |= {"STILLREEL_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    told = subprocess.run(
-        [sys.executable, "-c", _TELL_ALL], env=env, capture_output=True, text=True, check=True
-    ).stdout
+    process = subprocess.run(
+        [sys.executable, "-c", _TELL_ALL], env=env, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    told = process.stdout
     assert "STILLREEL_LEASE_TOKEN" in told
     assert '"kind": "lease"' in told
     for secret in ("c2VjcmV0", "videos-of-everybody", "me:pass", "bWU6cGFzcw"):
