@@ -45,8 +45,9 @@ def test_an_order_of_today_runs_on_a_host_of_the_release_before() -> None:
 
 @each_release
 def test_results_of_an_earlier_release_are_read(release: Path) -> None:
-    assert isinstance(prepared := result(release, "broken_fetch_image"), Prepared)
-    assert isinstance(latents := result(release, "broken_infer"), Latents)
+    prepared, latents = (result(release, f"broken_{name}") for name in ("fetch_image", "infer"))
+    assert isinstance(prepared, Prepared)
+    assert isinstance(latents, Latents)
     assert isinstance(result(release, "broken_encode"), Clip)
     assert isinstance(result(release, "completed_upload"), Video)
     assert prepared.source
