@@ -29,7 +29,7 @@ FILE = project_dir() / "infra" / "compose.yaml"
 PACKAGES = project_dir() / ".server-packages"
 """Where `make services` puts what only the control image has."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 
 
 def interpolate(text: str, env: Mapping[str, str]) -> str:

@@ -61,7 +61,7 @@ class Installation:
     api: httpx.Client
     prefect: httpx.Client
 
-    def order(self) -> str:
+    def order(self, *, steps: int = 0) -> str:
         """The id of a new job with a small image and two seconds of video."""
         picture = BytesIO()
         Image.linear_gradient("L").resize((640, 360)).convert("RGB").save(picture, "PNG")
@@ -69,6 +69,7 @@ class Installation:
             "prompt": "pan left",
             "model": "preview",
             "duration": 2,
+            "steps": steps,
             "width": 640,
             "height": 360,
             "quality": "high",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import stamina
 
-START_SECONDS, STOP_SECONDS = 60.0, 30.0
+START_SECONDS, STOP_SECONDS = 300.0, 30.0
 _LOG_LINES = 40
 
 logging.getLogger("stamina").setLevel(logging.ERROR)  # a poll is not worth a warning
