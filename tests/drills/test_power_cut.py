@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 def test_after_a_power_cut_all_jobs_that_waited_and_ran_complete() -> None:
     with TemporaryDirectory(prefix="sr-") as name:
         home = Path(name)
-        with running_stack(home=home, STILLREEL_HOST_LIMIT="1", **SLOW) as first:
+        with running_stack(home=home, STILLREEL_LIMIT="1", **SLOW) as first:
             running, *waiting = [first.submit(QUICK) for _ in range(3)]
             wait_for_entry(first, Kind.INFERENCE, running, lambda e: e.state is State.RUNNING)
             everything = first.processes()
