@@ -92,8 +92,12 @@ def kill(installation: Installation, cell: Cell, victims: Any, let_go: Callable[
 
 
 def end(installation: Installation, cell: Cell, victims: Any, let_go: Callable[[], None]) -> None:
-    """SIGTERM to the first, which knows what to do with the others."""
-    _signal(victims[:1], signal.SIGTERM)
+    """SIGTERM to the first, which knows what to do with the others.
+
+    To Postgres that means: once all clients are gone. SIGINT is what its image is stopped by.
+    """
+    polite = signal.SIGINT if cell.target == "postgres" else signal.SIGTERM
+    _signal(victims[:1], polite)
     let_go()
     _, alive = psutil.wait_procs(victims[:1], timeout=120)
     _signal(alive, signal.SIGKILL)
