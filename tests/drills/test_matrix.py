@@ -1,4 +1,4 @@
-"""Two cells of the matrix, so that each change tries it; `make drill-matrix` tries all of them."""
+"""Two cells of the matrix; `make drill-matrix` tries all of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def installation(require: Callable[[str, bool], None]) -> Iterator[Installation]
         yield running
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "cell",
