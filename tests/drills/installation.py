@@ -27,8 +27,8 @@ from stillreel.inference.entry import Kind
 from stillreel.job import Phase
 from tests.compose import Compose, running_compose
 from tests.gate import Gate, Held
-from tests.integration.conftest import BUCKET, Bucket
 from tests.receiver import Receiver, receiver
+from tests.s3 import Bucket
 from tests.services.daemon import Daemon
 from tests.services.radosgw import Radosgw, running_radosgw
 
@@ -88,9 +88,9 @@ class Installation:
         """The request by which that stage is held; encode and infer take long by themselves."""
         match stage:
             case "fetch":
-                return self.before_storage.hold(rf"GET /{BUCKET}/inputs/")
+                return self.before_storage.hold(rf"GET /{self.bucket.name}/inputs/")
             case "upload":
-                return self.before_storage.hold(rf"PUT /{BUCKET}/outputs/.*/output\.mp4")
+                return self.before_storage.hold(rf"PUT /{self.bucket.name}/outputs/.*/output\.mp4")
             case "notify":
                 return self.before_api.hold("POST /webhook/complete")
             case _:
@@ -172,7 +172,7 @@ class Installation:
     def videos(self, job_id: str) -> list[str]:
         """The ETags of all versions of the video that were ever stored."""
         found = self.bucket.client.list_object_versions(
-            Bucket=BUCKET, Prefix=f"outputs/{job_id}/output.mp4"
+            Bucket=self.bucket.name, Prefix=f"outputs/{job_id}/output.mp4"
         )
         return [version["ETag"] for version in found.get("Versions", ())]
 
@@ -214,10 +214,10 @@ def running_installation() -> Iterator[Installation]:
         before_storage = stack.enter_context(Gate(lambda: storage_port))
         before_api = stack.enter_context(Gate(lambda: ports["api"]))
         hears = stack.enter_context(receiver())
-        bucket = Bucket(before_storage.url, storage.access_key, storage.secret_key)
-        bucket.client.create_bucket(Bucket=BUCKET)
+        bucket = Bucket(before_storage.url, "matrix", storage.access_key, storage.secret_key)
+        bucket.create()
         bucket.client.put_bucket_versioning(
-            Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"}
+            Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
         )
         compose = stack.enter_context(
             running_compose(
