@@ -22,6 +22,7 @@ import httpx
 import psutil
 from PIL import Image
 
+from stillreel.errors import InferenceServerAway
 from stillreel.inference.client import InferenceClient, socket_path
 from stillreel.inference.entry import Kind
 from stillreel.job import Phase
@@ -107,9 +108,10 @@ class Installation:
         client = InferenceClient(socket_path(self.compose.home("host")), wait_for_server=60)
         try:
             for _ in self._patiently(f"{stage} of {job_id}", pause=0.05):
-                entry = client.find(kind, run_id)
-                if entry and (entry.step >= 2 or entry.phase is Phase.DECODE):
-                    return
+                with suppress(InferenceServerAway):  # it may be starting, or dead from before
+                    entry = client.find(kind, run_id)
+                    if entry and (entry.step >= 2 or entry.phase is Phase.DECODE):
+                        return
         finally:
             client.close()
 
