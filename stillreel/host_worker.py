@@ -11,15 +11,16 @@ import argparse
 import logging
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import anyio
 import anyio.abc
+import httpx
 import psutil
 from prefect.workers.process import (
     ProcessJobConfiguration,
@@ -42,6 +43,7 @@ log = logging.getLogger("stillreel.host_worker")
 # It takes the place of the standard worker in this process, which is what Prefect warns about.
 warnings.filterwarnings("ignore", message="Type 'HostWorker'", category=UserWarning)
 
+_T = TypeVar("_T")
 HAND_OVER_SECONDS = 20.0
 _RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
@@ -51,8 +53,35 @@ class HostWorker(ProcessWorker):
 
     type = "process"
     stopping = False
+    _is_away = False
+    """Whether Prefect did not answer when it was asked the last time."""
     _young: frozenset[UUID] = frozenset()
     """Runs whose submission had not ended when the last poll was sent: its answer is too old."""
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Poll once; while Prefect is away there is nothing to do.
+
+        The standard worker ends after some failures (a minute of them, where Prefect's database is
+        away), and what it works on ends with it.
+        """
+        return await self._unless_away(super().get_and_submit_flow_runs) or []
+
+    async def _sync_and_initialize(self) -> None:
+        await self._unless_away(super()._sync_and_initialize)
+
+    async def _unless_away(self, ask: Callable[[], Awaitable[_T]]) -> _T | None:
+        """What Prefect answers; None while it is away. What it refuses is raised."""
+        try:
+            answer = await ask()
+        except httpx.HTTPError as exc:
+            if isinstance(exc, httpx.HTTPStatusError) and exc.response.status_code < 500:
+                raise
+            if not self._is_away:  # once per outage
+                log.warning("Prefect is away (%s); what runs here goes on", type(exc).__name__)
+            self._is_away = True
+            return None
+        self._is_away = False
+        return answer
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         self._young = frozenset(self._submitting_flow_run_ids)

@@ -110,6 +110,7 @@ def test_a_stale_execution_leaves_without_a_word(stack: Stack) -> None:
     assert not (stack.home / "storage" / "outputs" / job_id).exists()
 
 
+@pytest.mark.timeout(1800)
 def test_a_stopped_host_hands_its_runs_back_and_the_next_start_completes_them(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_stopped_host_hands_its_runs_back_and_the_next_start_completes_them(
         assert outcomes(second, run_id)["fetch-image"] == ["Completed", "Cached"]
 
 
+@pytest.mark.timeout(1200)  # of this installation alone: it starts one, which load makes slow
 def test_kill_9_of_everything_leaves_nothing_running() -> None:
     with running_stack(**SLOW) as stack:
         run_id = stack.submit(QUICK)
