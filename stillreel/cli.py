@@ -19,6 +19,7 @@ import typer
 from stillreel import (
     __version__,
     cli_costs,
+    cli_doctor,
     cli_fleet,
     cli_jobs,
     cli_keys,
@@ -305,6 +306,7 @@ def version() -> None:
 cli_jobs.mount(app)
 cli_fleet.mount(app)
 cli_costs.mount(app)
+cli_doctor.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_storage.storage, name="storage")
