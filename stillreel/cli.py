@@ -25,6 +25,7 @@ from stillreel import (
     cli_keys,
     cli_owners,
     cli_storage,
+    cli_verify,
 )
 from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
@@ -307,6 +308,7 @@ cli_jobs.mount(app)
 cli_fleet.mount(app)
 cli_costs.mount(app)
 cli_doctor.mount(app)
+cli_verify.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_storage.storage, name="storage")

@@ -58,9 +58,13 @@ def commands(program: str) -> Iterator[Command]:
                     if words := _call(line, program):
                         yield Command(page, words, is_whole=True)
         for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", FENCE.sub("", text)):
-            span = span.translate({ord("["): None, ord("]"): None})  # what may be left out
-            if span.startswith(f"{program} ") and (words := _call(span, program)):
+            if span.startswith(f"{program} ") and (words := _call(_bare(span), program)):
                 yield Command(page, words, is_whole=False)
+
+
+def _bare(span: str) -> str:
+    """Without the brackets around what may be left out."""
+    return span.replace("[", "").replace("]", "")
 
 
 def _call(line: str, program: str) -> tuple[str, ...]:
