@@ -133,6 +133,47 @@ def test_every_command_of_the_pages_is_one_of_the_command_line() -> None:
     assert wrong == {}
 
 
+def leaves(command: Any = None, name: str = "stillreel") -> Iterator[tuple[str, Any]]:
+    """Every command that is no group, with its whole name."""
+    command = command or command_line()
+    if not hasattr(command, "commands"):
+        yield name, command
+        return
+    for inner, found in command.commands.items():
+        yield from leaves(found, f"{name} {inner}")
+
+
+SERVES = {"up", "host", "server", "control", "api", "keeper"}
+"""Commands that run until they are stopped, and print no result."""
+
+
+def test_the_help_of_every_command_has_an_example_that_is_right() -> None:
+    wrong: dict[str, str] = {}
+    for name, command in leaves():
+        example = re.search(r"Example: (.+(?:\n\S.*)*)", command.help or "")
+        needs_none = not [param for param in command.params if "--json" not in param.opts]
+        if not example and not needs_none:
+            wrong[name] = "has none"
+        elif example:
+            words = _call(" ".join(example[1].split()), "stillreel")
+            said = complaint(Command("", words, is_whole=True))
+            is_ours = " ".join(("stillreel", *words)).startswith(name)
+            if said or not is_ours:
+                wrong[name] = said or f"is of another command: {words}"
+    assert wrong == {}
+
+
+def test_every_command_that_gives_a_result_gives_it_as_json_too() -> None:
+    there = dict(leaves())
+    assert {"stillreel submit", "stillreel doctor", "stillreel fleet list"} <= set(there)
+    without = {
+        name.removeprefix("stillreel ")
+        for name, command in there.items()
+        if not any("--json" in param.opts for param in command.params)
+    }
+    assert without == SERVES | {"project-dir"}
+
+
 def test_every_make_target_of_the_pages_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {word for each in commands("make") for word in each.words if "=" not in word}

@@ -15,7 +15,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from stillreel.bucket_init import init_bucket
 from stillreel.doctor import api, clock, gpu, machine, prefect, storage, weights
@@ -227,15 +226,6 @@ def test_missing_weights_matter_where_there_is_a_gpu(
 
 
 # --- storage ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def bucket(endpoint: str) -> dict[str, str]:
