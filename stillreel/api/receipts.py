@@ -25,6 +25,7 @@ from stillreel.errors import (
     VideoChanged,
 )
 from stillreel.job import JobStatus
+from stillreel.jobs.reader import Receipt
 from stillreel.signed_receipt import MEDIA_TYPE, SigningKey, open_envelope
 from stillreel.storage import LocalStorage, Storage
 
@@ -72,7 +73,7 @@ async def signed_receipt(job_id: str, request: Request, caller: Reader) -> Respo
     return json_response(envelope, media_type=MEDIA_TYPE)
 
 
-def _envelope(storage: Storage, job_id: str, receipt: dict[str, Any], key: SigningKey) -> Any:
+def _envelope(storage: Storage, job_id: str, receipt: Receipt, key: SigningKey) -> Any:
     name = keys.output_key(job_id, keys.SIGNED_RECEIPT)
     kept = _kept(storage, name, key)
     if kept and kept[0]["receipt"] == receipt:

@@ -106,14 +106,17 @@ def complaint(command: Command) -> str:
             return f"no command {name}"
         context = inner.context_class(inner, parent=context, info_name=name)
         found = inner
-    if hasattr(found, "get_command") and not words:
+    known = {option for param in found.params for option in param.opts} | {"--help", "-h"}
+    if hasattr(found, "get_command"):  # its options act at once: one of them installs completion
+        return "" if set(words) <= known else f"no option {words[0]}"
+    if {"--help", "-h"} & set(words):
         return ""
     try:
         found.make_context(found.name, words, parent=context.parent)
     except Exception as exc:  # of either click
         kind = type(exc).__name__
         in_part = ("MissingParameter", "BadOptionUsage") if not command.is_whole else ()
-        if kind in ("Exit", *in_part):
+        if kind in in_part:
             return ""
         return f"{kind}: {exc}"
     return ""
