@@ -74,14 +74,32 @@ class HostWorker(ProcessWorker):
         try:
             answer = await ask()
         except httpx.HTTPError as exc:
-            if isinstance(exc, httpx.HTTPStatusError) and exc.response.status_code < 500:
-                raise
-            if not self._is_away:  # once per outage
-                log.warning("Prefect is away (%s); what runs here goes on", type(exc).__name__)
-            self._is_away = True
+            self._note_away(exc)
             return None
         self._is_away = False
         return answer
+
+    def _note_away(self, error: httpx.HTTPError) -> None:
+        """Say once per outage that Prefect is away; a refusal is raised again."""
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+            raise error
+        if not self._is_away:
+            log.warning("Prefect is away (%s); what runs here goes on", type(error).__name__)
+        self._is_away = True
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        """Claim and start a run; one that cannot be claimed now is left to a later poll.
+
+        The standard worker would end by it, and with it what runs here.
+        """
+        try:
+            await super()._submit_run(flow_run)
+        except httpx.HTTPError as exc:
+            self._note_away(exc)
+            self._release_limit_slot(flow_run.id)
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            if self._cancelling_observer is not None:
+                self._cancelling_observer.remove_in_flight_flow_run_id(flow_run.id)
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         self._young = frozenset(self._submitting_flow_run_ids)

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from stillreel.client.calls import NO_PROXY, Server
-from stillreel.errors import NotVerified, RequestRejected
+from stillreel.client.calls import NO_PROXY, Server, check
+from stillreel.errors import NotVerified, RequestRejected, VideoChanged
 from stillreel.signed_receipt import PublicKey, open_envelope, read_public_key
 
 SECONDS = 60.0
@@ -107,10 +107,11 @@ def _envelope(
 
 
 def _ask(http: httpx.Client, server: Server, path: str) -> str:
-    from stillreel.client.calls import check
-
     with server.telling():
-        return check(http.get(server.url + path, headers=server.headers())).text
+        try:
+            return check(http.get(server.url + path, headers=server.headers())).text
+        except VideoChanged as exc:
+            raise NotVerified(exc.message) from exc
 
 
 def _is_json(path: Path) -> bool:

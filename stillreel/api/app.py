@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
             services = build_services(settings, api, on_submitted=on_submitted)
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
+            app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)
             app.state.checks = health.Checks(services)
             app.state.metrics = Metrics(
                 keeper_actions=keeper.counts, webhook_attempts=services.deliveries.counts

@@ -31,7 +31,7 @@ from stillreel.storage import LocalStorage, Storage
 
 router = APIRouter(tags=["files"], responses=PROBLEMS)
 
-_turns = asyncio.Semaphore(2)
+AT_ONCE = 2
 """Videos that are read at once, to see whether they are what their receipts say."""
 _KEY: dict[int | str, dict[str, Any]] = {
     200: {
@@ -68,18 +68,19 @@ async def signed_receipt(job_id: str, request: Request, caller: Reader) -> Respo
     if receipt is None:
         raise ObjectMissing("The receipt is not there any more.")
     key = SigningKey(services.secret)
-    async with _turns:
-        envelope = await asyncio.to_thread(_envelope, services.storage, job_id, receipt, key)
+    name = keys.output_key(job_id, keys.SIGNED_RECEIPT)
+    kept = await asyncio.to_thread(_kept, services.storage, name, key)
+    if kept and kept[0]["receipt"] == receipt:
+        return json_response(kept[1], media_type=MEDIA_TYPE)
+    async with request.app.state.receipt_turns:
+        envelope = await asyncio.to_thread(_sign, services.storage, job_id, receipt, key)
     return json_response(envelope, media_type=MEDIA_TYPE)
 
 
-def _envelope(storage: Storage, job_id: str, receipt: Receipt, key: SigningKey) -> Any:
-    name = keys.output_key(job_id, keys.SIGNED_RECEIPT)
-    kept = _kept(storage, name, key)
-    if kept and kept[0]["receipt"] == receipt:
-        return kept[1]
+def _sign(storage: Storage, job_id: str, receipt: Receipt, key: SigningKey) -> Any:
     _check(storage, job_id, receipt["video"])
     envelope = key.sign(receipt, at=datetime.now(UTC))
+    name = keys.output_key(job_id, keys.SIGNED_RECEIPT)
     storage.put_bytes(name, json.dumps(envelope).encode(), content_type="application/json")
     return envelope
 
@@ -96,15 +97,18 @@ def _kept(storage: Storage, name: str, key: SigningKey) -> tuple[dict[str, Any],
 def _check(storage: Storage, job_id: str, video: dict[str, Any]) -> None:
     """Raises VideoChanged where the stored video is another, ObjectMissing where it is gone."""
     name = keys.output_key(job_id, "output.mp4")
+    stored = storage.head(name)
+    if stored is None:
+        raise ObjectMissing("The video is not there any more, so nothing can be signed.")
+    if stored.size != video.get("size"):  # whoever can write there could fill our disk
+        raise VideoChanged
     with TemporaryDirectory(prefix="stillreel-receipt-") as folder:
         if isinstance(storage, LocalStorage):
             path = storage.path(name)
-            if not path.exists():
-                raise ObjectMissing("The video is not there any more, so nothing can be signed.")
         else:
             path = Path(folder, "video.mp4")
             storage.get_file(name, path)
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != video["sha256"]:
+    if found != video.get("sha256"):
         raise VideoChanged

@@ -17,7 +17,7 @@ from uuid import uuid4
 from stillreel.api.services import Services
 from stillreel.chores.scan import Scan
 from stillreel.chores.tally import Tally
-from stillreel.errors import JobConflict, PrefectRefused
+from stillreel.errors import JobConflict, PrefectRefused, PrefectUnavailable
 from stillreel.jobs.attempts import Over, decide
 from stillreel.jobs.record import Record
 
@@ -32,6 +32,7 @@ BLIND_SECONDS = 20.0
 SPEAK_SECONDS = 10.0
 DEAF_SECONDS = 40.0
 """After so long without hearing itself it is not the others who are silent."""
+SAY_DEAF_SECONDS = 300.0
 OWN_EVENT = "stillreel.keeper.look"
 LISTEN = timedelta(minutes=10)
 AT_ONCE = 10
@@ -68,6 +69,7 @@ class DeadRuns:
         self._scan = Scan(states=("RUNNING", "CANCELLING", "PENDING"))
         self._signs: dict[str, _Sign] = {}
         self._looked_at = self._spoke_at = self._heard_at = float("-inf")
+        self._deaf_said_at = float("-inf")
         self._own = ""
         """The id of the newest event of a keeper that was heard."""
 
@@ -82,14 +84,19 @@ class DeadRuns:
         alive = [record for record in records if record.state_type != "PENDING"]
         beats = await self._heartbeats([record.run_id for record in alive])
         if alive:
-            await self._hear_itself()
+            try:
+                await self._hear_itself()
+            except (PrefectRefused, PrefectUnavailable) as exc:
+                log.info("events are asked for again: %s", exc.message)
         now = self._clock()
         if now - self._looked_at > BLIND_SECONDS:
             self._signs.clear()
             self._heard_at = now
-        elif alive and now - self._heard_at > self._deaf_seconds:
+        is_deaf = bool(alive) and now - self._heard_at > self._deaf_seconds
+        if is_deaf:
             claimed = {run: s for run, s in self._signs.items() if s.state[0] == "PENDING"}
             self._signs = claimed  # for these nobody has to be heard
+        self._say_deaf(is_deaf, now)
         self._looked_at = now
         for record in records:
             sign = self._see(record, beats.get(record.run_id, ""), now)
@@ -138,6 +145,16 @@ class DeadRuns:
                 await actions.crash(record, message)
                 self._tally.note("crashed", record.job_id, message)
 
+    def _say_deaf(self, is_deaf: bool, now: float) -> None:
+        """Again and again, while it lasts: the alarm looks at the last minutes."""
+        if not is_deaf:
+            self._deaf_said_at = float("-inf")
+        elif now - self._deaf_said_at >= SAY_DEAF_SECONDS:
+            self._deaf_said_at = now
+            why = "events do not come back; look at Prefect's background services, and at Redis"
+            log.warning("nobody is taken for dead: %s", why)
+            self._tally.note("deaf", "", why)
+
     async def _hear_itself(self) -> None:
         """Send an event now and then, and look whether one has come since the last look."""
         now = self._clock()
@@ -149,7 +166,8 @@ class DeadRuns:
                 "event": OWN_EVENT,
                 "resource": {"prefect.resource.id": "stillreel.keeper"},
             }
-            await self._services.api.post("/events", [event])
+            # As a question: an event is no write that others have to wait behind.
+            await self._services.api.ask("/events", [event])
         query = {
             "event": {"name": [OWN_EVENT]},
             "occurred": {"since": (datetime.now(UTC) - LISTEN).isoformat()},
@@ -157,7 +175,7 @@ class DeadRuns:
         }
         found = await self._services.api.ask("/events/filter", {"filter": query, "limit": 1})
         newest = next((event["id"] for event in found["events"]), "")
-        if newest != self._own:
+        if newest and newest != self._own:
             self._own, self._heard_at = newest, now
 
     async def _heartbeats(self, run_ids: Sequence[str]) -> dict[str, str]:

@@ -74,13 +74,15 @@ def _key(http: httpx.Client, url: str) -> Finding:
 
 def _look_at_receiver(http: httpx.Client, url: str) -> Finding:
     """Whether anybody answers there: HEAD, so that no receiver takes it for a notification."""
-    check = f"webhook receiver {httpx.URL(url).host}"
+    address = httpx.URL(url)
+    check = f"webhook receiver {address.host}"
+    shown = f"{address.scheme}://{address.netloc.decode().rpartition('@')[2]}"  # paths hold secrets
     try:
         status = http.head(url).status_code
     except httpx.HTTPError as exc:
         fix = "start it, or register its new address: stillreel owners webhook OWNER --url URL"
-        return failed(check, f"does not answer at {url} ({type(exc).__name__})", fix)
+        return failed(check, f"does not answer at {shown} ({type(exc).__name__})", fix)
     # Many know no HEAD, and 501 is how some say so.
     if status >= httpx.codes.INTERNAL_SERVER_ERROR and status != httpx.codes.NOT_IMPLEMENTED:
-        return warning(check, f"{url} answers {status}", "see its log; deliveries are tried again")
-    return ok(check, f"{url} answers ({status} to HEAD)")
+        return warning(check, f"{shown} answers {status}", "see its log; it is told again")
+    return ok(check, f"{shown} answers ({status} to HEAD)")

@@ -11,13 +11,13 @@ from stillreel import prefect_env
 from stillreel.doctor.finding import Finding, failed, ok, skipped, warning
 from stillreel.errors import PrefectRefused, PrefectUnavailable
 from stillreel.host_report import workers_online
+from stillreel.job import PRIORITIES
 from stillreel.jobs import marks
 from stillreel.prefect_api import PAGE, Json, PrefectApi, connect
 from stillreel.settings import Settings
 
 PATIENCE, SHORT_PATIENCE = 8.0, 2.0
 """Seconds for one call to a server that is set up, and to one that may be there."""
-QUEUES = ("high", "default", "backlog")
 _DEPLOY = "run `stillreel deploy`"
 
 
@@ -107,7 +107,11 @@ async def _deployments(api: PrefectApi) -> list[Json]:
 
 
 def _look_at_deployments(settings: Settings, made: list[Json]) -> Iterator[Finding]:
-    by_model = {(each.get("parameters") or {}).get("model", "preview"): each for each in made}
+    by_model: dict[str, Json] = {}
+    for each in made:  # orders go to the first one of a model that has a pool
+        if each.get("work_pool_name"):
+            model = (each.get("parameters") or {}).get("model", "preview")
+            by_model.setdefault(model, each)
     if not made:
         yield failed("deployments", "none makes videos", f"{_DEPLOY}, which makes them all")
         return
@@ -146,15 +150,15 @@ def _look_at_work_pool(check: str, found: Json) -> Finding:
 
 def _look_at_queues(pool: str, queues: list[Json]) -> Iterator[Finding]:
     known = {queue["name"]: queue for queue in queues}
-    for name in QUEUES:
+    for name in PRIORITIES:
         check, queue = f"queue {pool}/{name}", known.get(name)
         if queue is None:
             yield failed(check, "is not there", _DEPLOY)
         elif queue.get("is_paused") or queue.get("concurrency_limit") == 0:
             fix = "resume it in the Prefect UI: Work Pools"
             yield failed(check, "is paused, or has a limit of 0: its jobs wait", fix)
-    if not set(QUEUES) - set(known):
-        yield ok(f"queues of {pool}", ", ".join(QUEUES))
+    if not set(PRIORITIES) - set(known):
+        yield ok(f"queues of {pool}", ", ".join(PRIORITIES))
 
 
 def _look_at_workers(pool: str, online: list[str], settings: Settings) -> Finding:

@@ -111,6 +111,8 @@ def host_env(
     passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
     secrets = {name: prefect[name] for name in PREFECT_VARIABLES if name in prefect}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
+    if not settings.host.embed_prompt:  # what is kept out of files here is kept out there
+        api["STILLREEL_EMBED_PROMPT"] = "0"
     return {
         **passed,
         **secrets,

@@ -81,8 +81,9 @@ class Installation:
         for _ in self._patiently("an order"):
             with suppress(httpx.HTTPError):
                 answer = self.api.post("/api/v1/generate", json=body, headers=headers)
-                if answer.status_code != 503:
-                    return answer.raise_for_status().json()["job_id"]
+                assert answer.is_success or answer.is_server_error, answer.text
+                if answer.is_success:
+                    return answer.json()["job_id"]
         raise AssertionError
 
     def hold(self, stage: str) -> Held | None:

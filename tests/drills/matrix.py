@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import signal
 import sys
@@ -78,6 +79,8 @@ class Outcome:
     wrong: list[str] = field(default_factory=list[str])
     """The invariants that it breaks; the cell holds where there are none."""
 
+
+log = logging.getLogger(__name__)
 
 Fault = Callable[[Installation, Cell, list[psutil.Process], Callable[[], None]], None]
 """What is done to these processes; it calls the last argument when the held request may go on."""
@@ -160,6 +163,9 @@ def run_cell(cell: Cell, installation: Installation) -> Outcome:
         found.wrong = list(_mistakes(found, job, etags))
     except NeverCame as exc:
         found.wrong = [f"never came: {exc}"]
+    except Exception as exc:  # hours of other cells go on, and this one is red
+        log.exception("cell %s broke off", cell.name)
+        found.wrong = [f"broke off: {type(exc).__name__}: {exc}"]
     finally:
         if held:
             held.open()
@@ -170,7 +176,7 @@ def _mistakes(found: Outcome, job: dict[str, Any], etags: Sequence[str]) -> Iter
     """The invariants of DESIGN 6 that this outcome breaks."""
     if found.status != "completed":
         yield f"ended as {found.status}: {job['error']}"
-    if found.inferences > 1:
+    if found.inferences != 1:
         yield f"{found.inferences} inferences were computed to their end"
     if again := {name: count for name, count in found.tasks.items() if count > 1}:
         yield f"finished tasks ran again: {again}"

@@ -18,6 +18,7 @@ from PIL import Image
 
 from stillreel.cli import app
 from stillreel.settings_docs import settings_page
+from tests.stack import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -241,7 +242,14 @@ def test_examples_that_need_no_services_run(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", "\n".join(["set -euo pipefail", *blocks])],
         cwd=tmp_path,
-        env={**kept, "PATH": path, "HOME": str(tmp_path), "STILLREEL_HOME": str(tmp_path / "home")},
+        env={
+            **kept,
+            "PATH": path,
+            "HOME": str(tmp_path),
+            "STILLREEL_HOME": str(tmp_path / "home"),
+            "STILLREEL_API_PORT": str(free_port()),  # others may listen on the usual ones
+            "STILLREEL_PREFECT_PORT": str(free_port()),
+        },
         capture_output=True,
         text=True,
         check=False,
