@@ -20,7 +20,8 @@ from stillreel.bucket_init import init_bucket
 from stillreel.doctor import api, clock, gpu, machine, prefect, storage, weights
 from stillreel.doctor.examination import hider, run_all
 from stillreel.doctor.finding import Finding, has_failed, ok
-from stillreel.doctor.prefect import QUEUES, PrefectAddress
+from stillreel.doctor.prefect import PrefectAddress
+from stillreel.job import PRIORITIES
 from stillreel.settings import Settings, get_settings
 from tests.receiver import Answer, Exchange, answer, hang, receiver
 from tests.stack import free_port
@@ -286,7 +287,7 @@ def prefect_with(**changes: Any) -> dict[str, Any]:
             {"name": "local", "parameters": {"model": "preview"}, "work_pool_name": "local"}
         ],
         "/work_pools/local": {"name": "local", "is_paused": False, "concurrency_limit": None},
-        "/work_pools/local/queues/filter": [{"name": name} for name in QUEUES],
+        "/work_pools/local/queues/filter": [{"name": name} for name in PRIORITIES],
         "/work_pools/local/workers/filter": [{"name": "host-1", "status": "ONLINE"}],
     }
     return healthy | changes
