@@ -138,7 +138,7 @@ class Stack:
             raise AssertionError(
                 f"job {job_id} is {status!r} after {timeout:g} s; log:\n{self.log}"
             ) from None
-        return self.run(run_id)
+        return self.wait(run_id)  # its process tells Prefect a moment after the job has ended
 
     def task_runs(self, run_id: str) -> list[dict[str, Any]]:
         """The task runs of a flow run, in the order of their start."""

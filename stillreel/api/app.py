@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,7 @@ from stillreel.api import (
     metrics,
     openai,
     presign,
+    receipts,
     studio,
     usage,
     webhooks,
@@ -69,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
             desk = Desk(api, installation=settings.fleet.installation)
             door = LeaseDoor(desk.leases, services.reader)
             app.state.desk, app.state.intake = desk, Intake(services.storage, settings, door)
+            app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)
             app.state.checks = health.Checks(services)
             app.state.metrics = Metrics(
                 keeper_actions=keeper.counts, webhook_attempts=services.deliveries.counts
@@ -102,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
         batches,
         openai,
         presign,
+        receipts,
         webhooks,
         health,
         files,
