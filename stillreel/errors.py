@@ -416,6 +416,18 @@ class Forbidden(ApiError):
     code, http_status = "forbidden", 403
 
 
+class LeaseRefused(ApiError):
+    """This is no token of a lease that lives."""
+
+    code, http_status = "lease_refused", 401
+
+
+class NotLeased(ApiError):
+    """A lease gives no right to this."""
+
+    code, http_status = "not_leased", 403
+
+
 class JobUnknown(ApiError):
     """There is no such job; check the id, and that the key belongs to the job's owner."""
 

@@ -38,6 +38,8 @@ NUMBER = "stillreel.drain.number"
 """Of the last machine that was asked for; written before it was."""
 HOST = "stillreel.drain.host."
 """+ a number: a machine that may be there, see `Asked`; empty once it is gone or given up."""
+TOKEN = "stillreel.drain.token."  # noqa: S105 - a name
+"""+ the same number: the hash of its lease token and when it expires; empty once revoked."""
 EXECUTION = "stillreel.drain.execution"
 """Of the process that holds the lease: one before it must not go on."""
 BEAT = "stillreel.drain.beat"

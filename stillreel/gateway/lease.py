@@ -1,0 +1,224 @@
+"""Leases of rented hosts: whose token this is, until when it counts, and which runs it has.
+
+There is no table. A token is granted by a drain and stands, hashed, in a label of the drain's own
+run, one for each host. Which runs were handed to a lease stands in their states: who claims a run
+has it Pending with the lease's name in the message, and Prefect lets only one do that. Whoever
+schedules the run anew, as the keeper does with dead ones, takes it from the lease again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from stillreel.errors import LeaseRefused, NotLeased, PrefectRefused
+from stillreel.fleet.labels import Label
+from stillreel.fleet.leases import FLOW, POOL, TOKEN
+from stillreel.job import job_id_of
+from stillreel.jobs.record import FINAL_STATES
+from stillreel.prefect_api import Json, PrefectApi
+
+KEEP_SECONDS = 2.0
+"""So old may be what is known of a lease or a run: so long a revoked token may still count."""
+KEPT_MOST = 10_000
+CLAIM = "claimed by the lease "
+"""+ its id: the message of a run's Pending state by which it was handed to this lease."""
+
+_TOKEN = re.compile(r"lease_([0-9a-f]{32})_([1-9][0-9]{0,2})_[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one rented host to the runs of one pool, while its drain holds it."""
+
+    drain_id: str
+    """Of the drain's flow run."""
+    number: int
+    """Which of the drain's hosts it is."""
+    pool: str
+    expires: datetime
+
+    @property
+    def id(self) -> str:
+        """Its name in states and logs; no secret."""
+        return lease_id(self.drain_id, self.number)
+
+    def worker(self, installation: str) -> str:
+        """The only name that this host's worker may have: the label of the machine."""
+        return str(Label(installation, self.drain_id, self.number))
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A new token, to be given to one host, and what of it is written on the drain's run."""
+
+    token: str = field(repr=False)
+    labels: Json
+
+
+@dataclass(frozen=True)
+class Held:
+    """A run that was handed to a lease."""
+
+    run_id: str
+    job_id: str
+    is_open: bool
+    """Whether it is still the lease's to carry on; False once it was scheduled anew."""
+
+
+def grant(drain_id: str, number: int, *, expires: datetime) -> Grant:
+    """A token of 256 random bits for the n-th host of a drain; count it granted once written."""
+    token = f"lease_{UUID(drain_id).hex}_{number}_{secrets.token_urlsafe(32)}"
+    text = f"{_hash(token)} {expires.astimezone(UTC).isoformat(timespec='seconds')}"
+    return Grant(token, {f"{TOKEN}{number}": text})
+
+
+def revoke(number: int) -> Json:
+    """What is written on the drain's run so that the n-th host's token does not count any more."""
+    return {f"{TOKEN}{number}": ""}
+
+
+def lease_id(drain_id: str, number: int) -> str:
+    """The name of a lease: the drain's run in hex, and the number of its host."""
+    return f"{UUID(drain_id).hex}-{number}"
+
+
+def lease_in(run: Mapping[str, Any], token: str, *, flow_id: str, now: datetime) -> Lease:
+    """The lease that this token is by this drain's run. Raises LeaseRefused."""
+    found = _TOKEN.fullmatch(token)
+    labels = run.get("labels") or {}
+    digest, _, expires = str(labels.get(f"{TOKEN}{found[2] if found else ''}") or "").partition(" ")
+    if not found or not hmac.compare_digest(digest, _hash(token)):
+        raise LeaseRefused
+    if run["flow_id"] != flow_id or str(UUID(found[1])) != run["id"]:
+        raise LeaseRefused  # the labels of other runs say nothing: their makers are not our drains
+    if run.get("state_type") in FINAL_STATES or now >= datetime.fromisoformat(expires):
+        raise LeaseRefused("This lease is over.")
+    return Lease(run["id"], int(found[2]), str(labels[POOL]), datetime.fromisoformat(expires))
+
+
+def claim_in(history: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
+    """Which lease a run was handed to last, "" for none, and whether it still is the lease's.
+
+    `history` are the states of the run as Prefect gives them, the oldest first.
+    """
+    holder, is_open = "", False
+    for state in history:
+        if state["type"] == "SCHEDULED":
+            is_open = False
+        elif state["type"] == "PENDING":
+            message = str(state.get("message") or "")
+            is_claim = message.startswith(CLAIM)
+            holder, is_open = (message.removeprefix(CLAIM), True) if is_claim else ("", False)
+    return holder, is_open
+
+
+class LeaseReader:
+    """Leases and the runs that were handed to them, as Prefect has them; kept for a moment.
+
+    Every method raises PrefectUnavailable, PrefectRefused.
+    """
+
+    def __init__(self, api: PrefectApi, *, keep: float = KEEP_SECONDS) -> None:
+        self._api, self._keep = api, keep
+        self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._job_ids: dict[str, str] = {}
+        self._flow_id = ""
+
+    async def lease_of(self, token: str) -> Lease:
+        """The lease whose token this is. Raises LeaseRefused."""
+        found = _TOKEN.fullmatch(token)
+        if not found:
+            raise LeaseRefused
+        drain_id = str(UUID(found[1]))
+        run = self._known("drain", drain_id)
+        if run is None:
+            run = self._keep_it("drain", drain_id, await self._run(drain_id))
+        if not run:
+            raise LeaseRefused
+        flow_id = await self._drain_flow()
+        return lease_in(run, token, flow_id=flow_id, now=datetime.now(UTC))
+
+    async def held(self, lease: Lease, run_id: str, *, writes: bool = False) -> Held:
+        """A run of this lease; `writes`: one that is still its own to carry on.
+
+        Raises NotLeased.
+        """
+        run_id = _uuid(run_id)
+        found: tuple[str, Held] | None = self._known("run", run_id)
+        if found is None:
+            found = self._keep_it("run", run_id, await self._look(run_id))
+        holder, held = found
+        if holder != lease.id:
+            raise NotLeased("This run was not handed to this lease.")
+        if writes and not held.is_open:
+            raise NotLeased("This run was taken from this lease.")
+        return held
+
+    def forget(self, run_id: str) -> None:
+        """Ask Prefect again about this run, or this drain: something has changed."""
+        for kind in ("run", "drain"):
+            self._kept.pop((kind, run_id), None)
+
+    async def _look(self, run_id: str) -> tuple[str, Held]:
+        history = self._api.get(f"/flow_run_states/?flow_run_id={run_id}")
+        if run_id in self._job_ids:
+            states = await history
+        else:
+            states, run = await asyncio.gather(history, self._run(run_id))
+            if not run:
+                raise NotLeased("This run was not handed to this lease.")
+            self._job_ids[run_id] = job_id_of(run_id, run.get("idempotency_key"))
+        holder, is_open = claim_in(states)
+        return holder, Held(run_id, self._job_ids[run_id], is_open)
+
+    async def _run(self, run_id: str) -> Json:
+        """A flow run as Prefect gives it; empty where there is none."""
+        try:
+            return await self._api.get(f"/flow_runs/{run_id}")
+        except PrefectRefused as exc:
+            if exc.status != 404:
+                raise
+            return {}
+
+    async def _drain_flow(self) -> str:
+        if not self._flow_id:
+            try:
+                self._flow_id = (await self._api.get(f"/flows/name/{FLOW}"))["id"]
+            except PrefectRefused as exc:
+                if exc.status != 404:
+                    raise
+                raise LeaseRefused from exc
+        return self._flow_id
+
+    def _known(self, kind: str, name: str) -> Any:
+        at, value = self._kept.get((kind, name), (float("-inf"), None))
+        return value if time.monotonic() - at < self._keep else None
+
+    def _keep_it(self, kind: str, name: str, value: Any) -> Any:
+        if len(self._kept) + len(self._job_ids) > KEPT_MOST:
+            self._kept.clear()
+            self._job_ids.clear()
+        self._kept[kind, name] = (time.monotonic(), value)
+        return value
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _uuid(text: str) -> str:
+    """The id as Prefect writes it. Raises NotLeased for anything else."""
+    try:
+        return str(UUID(text))
+    except ValueError as exc:
+        raise NotLeased("This is no id of a run.") from exc
