@@ -71,9 +71,15 @@ def worker_env(settings: Settings) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
     }
-    if settings.storage.kind != "local":  # so that another host finds what is finished
+    if settings.storage.kind != "local" and not has_lease():
+        # So that another host finds what is finished; a lease reads no blocks.
         env["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = RESULT_BLOCK_SLUG
     return unless_set(env)
+
+
+def has_lease() -> bool:
+    """Whether this machine reaches Prefect through the gateway, by a lease token."""
+    return os.environ.get("PREFECT_API_AUTH_STRING", "").startswith("lease:")
 
 
 def listen_host(settings: Settings) -> str:

@@ -28,11 +28,13 @@ from stillreel.api import (
 from stillreel.api.auth import describe_security
 from stillreel.api.bodies import name_bodies
 from stillreel.api.error_handlers import install_problems
+from stillreel.api.lease import lease_routes
 from stillreel.api.metrics import Metrics
 from stillreel.api.middleware import install_middleware
 from stillreel.api.polls import Polls
 from stillreel.api.services import build_services
 from stillreel.audit import auditing
+from stillreel.gateway.desk import Desk
 from stillreel.guard import warn_of_allowed
 from stillreel.jobs.record import Record
 from stillreel.keeper import Keeper, keeping
@@ -61,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
             services = build_services(settings, api, on_submitted=on_submitted)
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
+            app.state.desk = Desk(api, installation=settings.fleet.installation)
             app.state.checks = health.Checks(services)
             app.state.metrics = Metrics(
                 keeper_actions=keeper.counts, webhook_attempts=services.deliveries.counts
@@ -103,6 +106,8 @@ def create_app(settings: Settings) -> FastAPI:
         studio,
     ):
         app.include_router(module.router)
+    if settings.fleet.rented_via == "gateway":
+        app.router.routes += lease_routes()
     describe = app.openapi
     app.openapi = lambda: name_bodies(describe_security(describe()))
     return app

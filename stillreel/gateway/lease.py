@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from stillreel.errors import LeaseRefused, NotLeased, PrefectRefused
@@ -73,6 +73,8 @@ class Held:
     job_id: str
     is_open: bool
     """Whether it is still the lease's to carry on; False once it was scheduled anew."""
+    run: Mapping[str, Any] = field(repr=False)
+    """As Prefect gave it when it was first seen: for what does not change."""
 
 
 def grant(drain_id: str, number: int, *, expires: datetime) -> Grant:
@@ -103,13 +105,15 @@ def lease_in(run: Mapping[str, Any], token: str, *, flow_id: str, now: datetime)
         raise LeaseRefused  # the labels of other runs say nothing: their makers are not our drains
     if run.get("state_type") in FINAL_STATES or now >= datetime.fromisoformat(expires):
         raise LeaseRefused("This lease is over.")
+    if not labels.get(POOL):
+        raise LeaseRefused
     return Lease(run["id"], int(found[2]), str(labels[POOL]), datetime.fromisoformat(expires))
 
 
 def claim_in(history: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
     """Which lease a run was handed to last, "" for none, and whether it still is the lease's.
 
-    `history` are the states of the run as Prefect gives them, the oldest first.
+    `history` are the states of the run, the oldest first.
     """
     holder, is_open = "", False
     for state in history:
@@ -131,7 +135,7 @@ class LeaseReader:
     def __init__(self, api: PrefectApi, *, keep: float = KEEP_SECONDS) -> None:
         self._api, self._keep = api, keep
         self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
-        self._job_ids: dict[str, str] = {}
+        self._runs: dict[str, Json] = {}
         self._flow_id = ""
 
     async def lease_of(self, token: str) -> Lease:
@@ -142,7 +146,7 @@ class LeaseReader:
         drain_id = str(UUID(found[1]))
         run = self._known("drain", drain_id)
         if run is None:
-            run = self._keep_it("drain", drain_id, await self._run(drain_id))
+            run = self._keep_it("drain", drain_id, await self.run(drain_id))
         if not run:
             raise LeaseRefused
         flow_id = await self._drain_flow()
@@ -154,10 +158,10 @@ class LeaseReader:
         Raises NotLeased.
         """
         run_id = _uuid(run_id)
-        found: tuple[str, Held] | None = self._known("run", run_id)
+        found = self._known("run", run_id)
         if found is None:
             found = self._keep_it("run", run_id, await self._look(run_id))
-        holder, held = found
+        holder, held = cast("tuple[str, Held]", found)
         if holder != lease.id:
             raise NotLeased("This run was not handed to this lease.")
         if writes and not held.is_open:
@@ -171,18 +175,20 @@ class LeaseReader:
 
     async def _look(self, run_id: str) -> tuple[str, Held]:
         history = self._api.get(f"/flow_run_states/?flow_run_id={run_id}")
-        if run_id in self._job_ids:
+        run = self._runs.get(run_id)
+        if run:
             states = await history
         else:
-            states, run = await asyncio.gather(history, self._run(run_id))
+            states, run = await asyncio.gather(history, self.run(run_id))
             if not run:
                 raise NotLeased("This run was not handed to this lease.")
-            self._job_ids[run_id] = job_id_of(run_id, run.get("idempotency_key"))
+            self._runs[run_id] = run
+        states.sort(key=lambda state: datetime.fromisoformat(state["timestamp"]))
         holder, is_open = claim_in(states)
-        return holder, Held(run_id, self._job_ids[run_id], is_open)
+        return holder, Held(run_id, job_id_of(run_id, run.get("idempotency_key")), is_open, run)
 
-    async def _run(self, run_id: str) -> Json:
-        """A flow run as Prefect gives it; empty where there is none."""
+    async def run(self, run_id: str) -> Json:
+        """A flow run as Prefect gives it now; empty where there is none."""
         try:
             return await self._api.get(f"/flow_runs/{run_id}")
         except PrefectRefused as exc:
@@ -205,9 +211,9 @@ class LeaseReader:
         return value if time.monotonic() - at < self._keep else None
 
     def _keep_it(self, kind: str, name: str, value: Any) -> Any:
-        if len(self._kept) + len(self._job_ids) > KEPT_MOST:
+        if len(self._kept) + len(self._runs) > KEPT_MOST:
             self._kept.clear()
-            self._job_ids.clear()
+            self._runs.clear()
         self._kept[kind, name] = (time.monotonic(), value)
         return value
 

@@ -86,6 +86,13 @@ class FleetSettings(Concern):
         description="A rented host under which no job ends for so long is destroyed; longer than "
         "the longest job.",
     )
+    rented_via: Literal["direct", "gateway"] = Field(
+        "direct",
+        description="How rented hosts reach Prefect: `direct`, with the server's own password, or "
+        "`gateway`: at `/lease/api` of STILLREEL_API_URL, by a token that ends with the lease and "
+        "opens their own jobs only (docs/security.md). The same on the API and on the control "
+        "worker.",
+    )
     rented_api_url: str = Field(
         "",
         description="Address of the Prefect API as rented hosts reach it; empty: PREFECT_API_URL.",

@@ -193,6 +193,19 @@ def api(prefect_api: str) -> Iterator[Api]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def gateway(prefect_api: str) -> Iterator[Api]:
+    """The same, and rented hosts reach Prefect through it."""
+    with running_api(
+        {
+            "STILLREEL_KEEPER_LEADS": "false",
+            "STILLREEL_PREFECT_SECONDS": "20",
+            "STILLREEL_RENTED_VIA": "gateway",
+        }
+    ) as running:
+        yield running
+
+
 @pytest.fixture
 def client(api: Api) -> httpx.Client:
     return api.client
