@@ -184,6 +184,7 @@ class LeaseBook(Protocol):
     ) -> bool: ...
     def beat(self, run_id: str, *, usd: float, reserved_usd: float, now: datetime) -> bool: ...
     def gone(self, run_id: str, number: int) -> None: ...
+    def note_token(self, run_id: str, labels: Mapping[str, str]) -> None: ...
     def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None: ...
     def quarantine(self, run_id: str, number: int, machine: str, owner: str = "") -> None: ...
     def booted(self, run_id: str, boots: str) -> None: ...
@@ -253,8 +254,15 @@ class Leases:
         return True
 
     def gone(self, run_id: str, number: int) -> None:
-        """This machine is gone, or given up: whoever finds it may destroy it."""
-        self._write(run_id, {f"{HOST}{number}": ""})
+        """This machine is gone, or given up: whoever finds it may destroy it.
+
+        Its lease token, where it has one, does not count any more.
+        """
+        self._write(run_id, {f"{HOST}{number}": "", f"{TOKEN}{number}": ""})
+
+    def note_token(self, run_id: str, labels: Mapping[str, str]) -> None:
+        """Write down the token of a machine that is about to be asked for, see `gateway.lease`."""
+        self._write(run_id, dict(labels))
 
     def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None:
         """Write down what it has cost in all; the lease is given back.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -12,15 +13,20 @@ from stillreel.estimates import guess, work_of
 from stillreel.fleet.decision import Rule
 from stillreel.fleet.ec2 import Ec2
 from stillreel.fleet.labels import Label
+from stillreel.fleet.leases import LeaseBook
 from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.provider import Provider
 from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.vast import Vast
+from stillreel.gateway.lease import grant
 from stillreel.job import spec_of
 from stillreel.settings import FleetSettings, Settings
 
 PREFECT_VARIABLES = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+Granting = Callable[[Label, datetime], str]
+"""Gives the lease token of a machine that is about to be asked for."""
+_LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
 UNKNOWN_SECONDS = 120.0
 """Of a job about whose model nothing is known."""
 
@@ -46,7 +52,9 @@ def limits_of(fleet: FleetSettings) -> Limits:
     )
 
 
-def order_of(settings: Settings, *, run_id: str, pool: str, model: str, now: bool) -> Order:
+def order_of(
+    settings: Settings, *, run_id: str, pool: str, model: str, now: bool, grants: Granting
+) -> Order:
     """The order of one drain. Raises ModelUnavailable."""
     return Order(
         run_id,
@@ -54,7 +62,7 @@ def order_of(settings: Settings, *, run_id: str, pool: str, model: str, now: boo
         pool,
         need_of(model),
         seconds_per_job(model),
-        env=lambda label, choice, deadline: host_env(settings, label, choice, deadline),
+        env=lambda label, choice, deadline: host_env(settings, label, choice, deadline, grants),
         now=now,
     )
 
@@ -88,7 +96,7 @@ def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provid
         if renting and not provider.is_trusted and not fleet.allow_untrusted_hosts:
             raise SettingsInvalid(
                 f"renting from {name} is refused: the owner of such a machine can read what lies "
-                "there, and a host still gets the Prefect server's password. Rent from EC2 "
+                f"there, and a host still gets {_exposed(fleet)}. Rent from EC2 "
                 "(STILLREEL_EC2=1, STILLREEL_FLEET_PROVIDER=ec2), or accept it with "
                 "STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"
             )
@@ -97,25 +105,38 @@ def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provid
         provider.close()
 
 
-def host_env(
-    settings: Settings, label: Label, choice: Ranked, deadline: datetime
-) -> Mapping[str, str]:
-    """The environment of a rented host. Raises SettingsInvalid where it could reach no Prefect."""
-    from prefect.settings import get_current_settings
+def granting(book: LeaseBook) -> Granting:
+    """Grants leases: the token's hash stands in Prefect before the machine is asked for."""
 
+    def grant_for(label: Label, until: datetime) -> str:
+        made = grant(label.run_id, label.number, expires=until)
+        book.note_token(label.run_id, made.labels)
+        return made.token
+
+    return grant_for
+
+
+def host_env(
+    settings: Settings, label: Label, choice: Ranked, deadline: datetime, grants: Granting
+) -> Mapping[str, str]:
+    """The environment of a rented host. Raises SettingsInvalid where it could reach no Prefect.
+
+    Through the gateway it gets a lease token, and raises what granting one raises.
+    """
     fleet = settings.fleet
-    prefect = get_current_settings().to_environment_variables(exclude_unset=True)
-    url = fleet.rented_api_url or prefect.get("PREFECT_API_URL", "")
-    if not url:
-        raise SettingsInvalid("STILLREEL_RENTED_API_URL: no Prefect API for rented hosts is set")
     passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
-    secrets = {name: prefect[name] for name in PREFECT_VARIABLES if name in prefect}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
+    if fleet.rented_via == "gateway":
+        prefect = {
+            "PREFECT_API_URL": f"{_gateway_base(settings)}/lease/api",
+            "PREFECT_API_AUTH_STRING": f"lease:{grants(label, deadline)}",
+        }
+    else:
+        prefect = _direct(fleet)
     return {
         **passed,
-        **secrets,
         **api,
-        "PREFECT_API_URL": url,
+        **prefect,
         "STILLREEL_HOST_NAME": str(label),
         "STILLREEL_HOST_PRICE": f"{choice.offer.usd_per_hour:.4f}",
         "STILLREEL_RENTED_UNTIL": str(int(deadline.timestamp())),
@@ -131,6 +152,33 @@ def seconds_per_job(model: str) -> float:
     work, _ = work_of(spec_of({"model": model, "prompt": "any"}))
     found = guess(work, ())
     return found.seconds.likely if found else UNKNOWN_SECONDS
+
+
+def _direct(fleet: FleetSettings) -> dict[str, str]:
+    from prefect.settings import get_current_settings
+
+    prefect = get_current_settings().to_environment_variables(exclude_unset=True)
+    url = fleet.rented_api_url or prefect.get("PREFECT_API_URL", "")
+    if not url:
+        raise SettingsInvalid("STILLREEL_RENTED_API_URL: no Prefect API for rented hosts is set")
+    secrets = {name: prefect[name] for name in PREFECT_VARIABLES if name in prefect}
+    return {"PREFECT_API_URL": url, **secrets}
+
+
+def _gateway_base(settings: Settings) -> str:
+    url = settings.api.api_url
+    if not url or (url.startswith("http:") and not _LOOPBACK.match(url)):
+        raise SettingsInvalid(
+            "STILLREEL_API_URL: rented hosts reach Prefect through the gateway there "
+            "(STILLREEL_RENTED_VIA=gateway), so set it to the API's public https address"
+        )
+    return url
+
+
+def _exposed(fleet: FleetSettings) -> str:
+    if fleet.rented_via == "direct":
+        return "the Prefect server's password"
+    return "what STILLREEL_RENTED_ENV names"
 
 
 def _make(fleet: FleetSettings, name: str, *, renting: bool) -> Vast | Ec2:

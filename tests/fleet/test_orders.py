@@ -8,11 +8,13 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from stillreel.errors import ModelUnavailable, RequestRejected, SettingsInvalid
+from stillreel.errors import LeaseRefused, ModelUnavailable, RequestRejected, SettingsInvalid
 from stillreel.fleet.flows import model_of
 from stillreel.fleet.labels import Label
+from stillreel.fleet.leases import POOL
 from stillreel.fleet.needs import NEEDS, need_of
 from stillreel.fleet.orders import (
+    granting,
     host_env,
     limits_of,
     opened,
@@ -20,8 +22,10 @@ from stillreel.fleet.orders import (
     seconds_per_job,
 )
 from stillreel.fleet.ranking import Batch, priced
+from stillreel.gateway.lease import lease_in
 from stillreel.models.registry import MODELS
 from stillreel.settings import get_settings
+from tests.fleet.fake_world import FakeBook
 from tests.fleet.test_ranking import GOOD
 
 UNTIL = datetime(2026, 12, 1, 7, tzinfo=UTC)
@@ -32,7 +36,11 @@ SERVER = {PREFECT_API_URL: "https://prefect.example/api", PREFECT_API_AUTH_STRIN
 
 def env_of() -> dict[str, str]:
     with temporary_settings(updates=SERVER):
-        return dict(host_env(get_settings(), LABEL, CHOICE, UNTIL))
+        return dict(host_env(get_settings(), LABEL, CHOICE, UNTIL, no_grants))
+
+
+def no_grants(label: Label, until: datetime) -> str:
+    raise AssertionError("a host that goes the direct way has no lease token")
 
 
 def test_a_host_knows_its_name_its_price_its_time_and_nothing_more(
@@ -80,7 +88,40 @@ def test_a_host_that_could_reach_no_prefect_is_not_rented() -> None:
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(SettingsInvalid, match="STILLREEL_RENTED_API_URL"),
     ):
-        host_env(get_settings(), LABEL, CHOICE, UNTIL)
+        host_env(get_settings(), LABEL, CHOICE, UNTIL, no_grants)
+
+
+def test_through_the_gateway_a_host_gets_a_lease_token_and_no_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
+    book = FakeBook()
+    with temporary_settings(updates=SERVER):
+        env = host_env(get_settings(), LABEL, CHOICE, UNTIL, granting(book))
+    assert env["PREFECT_API_URL"] == "https://api.example/lease/api"
+    token = env["PREFECT_API_AUTH_STRING"].removeprefix("lease:")
+    run = {"id": LABEL.run_id, "flow_id": "f", "labels": {POOL: "a100"}}
+    labels = run["labels"] | book.tokens[LABEL.run_id]
+    lease = lease_in(run | {"labels": labels}, token, flow_id="f", now=UNTIL - timedelta(hours=1))
+    assert (lease.pool, lease.expires) == ("a100", UNTIL)
+    assert "me:pass" not in str(env)
+    assert token not in str(book)
+    book.start(LABEL.run_id)
+    book.gone(LABEL.run_id, 1)
+    labels = run["labels"] | book.tokens[LABEL.run_id]
+    with pytest.raises(LeaseRefused):
+        lease_in(run | {"labels": labels}, token, flow_id="f", now=UNTIL - timedelta(hours=1))
+
+
+@pytest.mark.parametrize("url", ["", "http://api.example", "http://127.0.0.1.example"])
+def test_no_token_is_granted_that_would_go_over_the_wire_in_clear(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    monkeypatch.setenv("STILLREEL_API_URL", url)
+    with pytest.raises(SettingsInvalid, match="STILLREEL_API_URL"):
+        host_env(get_settings(), LABEL, CHOICE, UNTIL, no_grants)
 
 
 def test_strangers_machines_need_a_word_from_the_operator(

@@ -24,8 +24,21 @@ def bucket(moto_url: str) -> Bucket:
 
 @pytest.fixture(scope="session")
 def stack(bucket: Bucket) -> Iterator[Stack]:
-    with running_stack(STILLREEL_PREVIEW_SECONDS_PER_STEP="0.5", **bucket.env) as running:
+    # Whoever goes the direct way does not notice that there is a gateway.
+    env = {"STILLREEL_PREVIEW_SECONDS_PER_STEP": "0.5", "STILLREEL_RENTED_VIA": "gateway"}
+    with running_stack(**env, **bucket.env) as running:
         yield running
+
+
+@pytest.fixture
+def without_host(stack: Stack) -> Iterator[None]:
+    """The stack's own host takes no jobs meanwhile."""
+    workers = stack.processes("stillreel.host_worker")
+    for worker in workers:
+        worker.suspend()
+    yield
+    for worker in workers:
+        worker.resume()
 
 
 @pytest.fixture(scope="session")
