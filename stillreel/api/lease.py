@@ -16,7 +16,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
@@ -50,7 +50,10 @@ class Gateway:
     """The calls of rented hosts, as an ASGI application; errors are the API's problems."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await _answer(Request(scope, receive))
+        try:
+            answer = await _answer(Request(scope, receive))
+        except ClientDisconnect:
+            return
         await answer(scope, receive, send)
 
 

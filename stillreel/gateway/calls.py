@@ -13,6 +13,8 @@ from stillreel.gateway.lease import Lease
 from stillreel.prefect_api import Json
 
 BODY_BYTES = 1_000_000
+RUNS_MOST = 40
+"""Most runs that one call may name: each is looked up, and a host works on no more."""
 
 _PLACES = {
     "id": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",

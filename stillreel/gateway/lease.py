@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from stillreel.errors import LeaseRefused, NotLeased, PrefectRefused
@@ -158,10 +158,10 @@ class LeaseReader:
         Raises NotLeased.
         """
         run_id = _uuid(run_id)
-        found: tuple[str, Held] | None = self._known("run", run_id)
+        found = self._known("run", run_id)
         if found is None:
             found = self._keep_it("run", run_id, await self._look(run_id))
-        holder, held = found
+        holder, held = cast("tuple[str, Held]", found)
         if holder != lease.id:
             raise NotLeased("This run was not handed to this lease.")
         if writes and not held.is_open:

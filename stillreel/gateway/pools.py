@@ -46,7 +46,9 @@ async def no_storage(_desk: Desk, _lease: Lease, _asked: Asked) -> Answered:
 
 async def no_limit(_desk: Desk, _lease: Lease, asked: Asked) -> Answered:
     """As a server that has no limit of these names; none is taken from others."""
-    only(asked.body, "names", "slots", "mode", "lease_duration", "holder", "occupancy_seconds")
+    fields = ("slots", "mode", "lease_duration", "holder", "occupancy_seconds")
+    if not isinstance(only(asked.body, "names", *fields).get("names"), list):
+        raise NotLeased("This call names limits.")
     return Answered({"lease_id": str(uuid4()), "limits": []})
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from stillreel.errors import NotLeased
-from stillreel.gateway.calls import Answered, Asked, Passed, only
+from stillreel.gateway.calls import RUNS_MOST, Answered, Asked, Passed, only
 from stillreel.gateway.desk import Desk
 from stillreel.gateway.events import known_data, known_details
 from stillreel.gateway.lease import CLAIM, Lease
@@ -96,7 +96,7 @@ async def find_runs(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
         raise NotLeased("A lease finds runs by their ids and states only.")
     wanted = only(runs.get("id"), "any_", "not_any_")
     ids = wanted.get("any_")
-    if not isinstance(ids, list) or wanted.get("not_any_") or len(ids) > PAGE:
+    if not isinstance(ids, list) or wanted.get("not_any_") or len(ids) > RUNS_MOST:
         raise NotLeased("A lease finds runs by their ids only.")
     own = [found for run_id in ids if (found := await _own_id(desk, lease, run_id))]
     if not own:

@@ -151,6 +151,7 @@ def test_every_route_of_the_servers_own_schema(
     own = {
         ("GET", "/health"),
         ("GET", "/admin/version"),
+        ("GET", "/admin/storage"),  # answered by the gateway: there is none
         ("GET", "/work_pools/local"),
         ("GET", f"/deployments/{prey.own_deployment}"),
         ("GET", f"/flows/{prey.own_flow}"),
@@ -210,12 +211,12 @@ def test_every_call_of_the_allow_list_with_the_ids_of_others(
             tries += [("POST", f"/flow_runs/{run_id}/set_state", {"state": {"type": "PENDING"}})]
         for method, path, body in tries:
             answer = host.ask(method, path, body)
-            is_late = answer.is_success and answer.json().get("status") == "ABORT"
+            is_nothing = answer.text == "null" or '"status":"ABORT"' in answer.text
             table.note(
                 "calls of the allow-list, others' ids",
                 f"{method} {path} {body}",
                 answer.status_code,
-                is_success=answer.is_success and not is_late,
+                is_success=answer.is_success and not is_nothing,
             )
     assert table.successes == []
 
@@ -272,7 +273,7 @@ def test_tricks_with_paths(host: Lessee, prey: Prey, table: Table) -> None:
         ("GET", f"{base}/flow_runs/{run.upper()}"),
         ("GET", f"{base}/flow_runs/{run};x=1"),
         ("GET", f"{base}/flow_runs/{run}%00"),
-        ("GET", f"{base}/flow_runs/{run}%0d%0aX: y"),
+        ("GET", f"{base}/flow_runs/{run}%0d%0aX:y"),
         ("GET", f"{base}/flow_runs/{run}?x=1"),
         ("GET", f"{base}/flow_run_states/?flow_run_id={run}&flow_run_id={run}"),
         ("GET", f"{base}/flow_run_states/?flow_run_id[]={run}"),
@@ -310,6 +311,8 @@ def test_bodies_that_are_too_much(host: Lessee, prey: Prey, table: Table) -> Non
         ("large state", f"/flow_runs/{prey.theirs}/set_state", b" " * (BODY_BYTES + 1)),
         ("large log", "/logs/", json.dumps([line | {"message": "x" * LOG_BYTES}]).encode()),
         ("many lines", "/logs/", json.dumps([1] * 20_000).encode()),
+        ("many runs", "/logs/",
+         json.dumps([line | {"flow_run_id": str(uuid4())} for _ in range(50)]).encode()),
         ("deep", "/logs/", deep.encode()),
         ("no JSON", "/flow_runs/filter", b"{"),
         ("NaN", "/flow_runs/filter", b'{"limit": NaN}'),
@@ -426,8 +429,8 @@ def _world(server: httpx.Client, prey: Prey) -> dict[str, Any]:
         "task runs": [_lasting(x) for x in server.post("/task_runs/filter", json=of_theirs).json()],
         "artifact": server.get(f"/artifacts/{prey.artifact}").json(),
         "latest": server.get(f"/artifacts/{prey.their_key}/latest").json(),
-        "logs": server.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [prey.theirs]}}})
-                      .json(),
+        "logs": server.post("/logs/filter", json={"logs": {"flow_run_id": {"any_": [
+                      prey.theirs, prey.waiting, prey.elsewhere, prey.drain]}}}).json(),
         "block": server.get(f"/block_documents/{prey.block}").json(),
         "pools": sorted(x["name"] for x in server.post("/work_pools/filter", json={}).json()),
         "automations": server.post("/automations/count", json={}).json(),
