@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 RESULT_BLOCK = "stillreel-results"
 RESULT_FOLDER = "results"
+RESULT_VERSIONS = (1, 2)
+"""What names of results begin with: task, version, run. Those of tasks/cache_keys.py, and of the
+releases before: their jobs are deleted by this one, and carried on by hosts of theirs."""
 
 
 def result_storage(settings: Settings) -> S3Bucket | None:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from stillreel.errors import NotLeased
 from stillreel.keys import output_key, source_key
-from stillreel.result_storage import RESULT_FOLDER
+from stillreel.result_storage import RESULT_FOLDER, RESULT_VERSIONS
 from stillreel.storage import checked_key
 
 Content = Literal["image", "latents", "film", "still", "teaser", "receipt", "result", "any"]
@@ -22,6 +22,10 @@ a job whose upload has ended is completed."""
 
 _MB = 1_000_000
 _DIGEST = re.compile(r"[0-9a-f]{32}")
+_RESULT = re.compile(
+    rf"{RESULT_FOLDER}/(?P<task>{'|'.join(SHARED_RESULTS)})-({'|'.join(map(str, RESULT_VERSIONS))})"
+    r"-(?P<run>[0-9a-f-]{36})-[0-9a-f]+"
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,11 @@ class RunAccess:
 
     def read(self, key: str) -> None:
         checked_key(key)
-        if key != self.image_key and not key.startswith(self._folders) and not self._result(key):
+        if (
+            key != self.image_key
+            and not key.startswith(self._folders)
+            and not result_task(key, self.run_id)
+        ):
             raise NotLeased("This object belongs to no run of this lease.")
 
     def list(self, prefix: str) -> None:
@@ -91,13 +99,6 @@ class RunAccess:
     def _folders(self) -> tuple[str, ...]:
         return tuple(f"{name}/{self.job_id}/" for name in ("inputs", "latents", "outputs"))
 
-    def _result(self, key: str) -> str:
-        """The task whose result this is; empty for any other key."""
-        for task in SHARED_RESULTS:
-            if re.fullmatch(rf"{RESULT_FOLDER}/{task}-\d+-{self.run_id}-[0-9a-f]+", key):
-                return task
-        return ""
-
     def _slot(self, key: str) -> Slot | None:
         outputs = {
             "output.mp4": Slot("film", "video/mp4", 2000 * _MB),
@@ -114,9 +115,15 @@ class RunAccess:
         if name != key and _DIGEST.fullmatch(name.removesuffix(".safetensors")):
             latents = Slot("latents", "application/octet-stream", 2000 * _MB)
             return latents if name.endswith(".safetensors") else None
-        if self._result(key):
+        if result_task(key, self.run_id):
             return Slot("result", "application/octet-stream", SMALL_BYTES)
         return None
+
+
+def result_task(key: str, run_id: str) -> str:
+    """The task of this run whose shared result lies there; empty for any other key."""
+    found = _RESULT.fullmatch(key)
+    return found["task"] if found and found["run"] == run_id else ""
 
 
 def temp_prefix(job_id: str) -> str:

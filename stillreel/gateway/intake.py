@@ -26,7 +26,7 @@ from stillreel.errors import (
     ResultRefused,
     StaleExecution,
 )
-from stillreel.gateway.access import Access, Slot, temp_prefix
+from stillreel.gateway.access import Access, Slot, result_task, temp_prefix
 from stillreel.gateway.uploads import Ticket, finish
 from stillreel.job import JobSpec
 from stillreel.keys import output_key
@@ -239,8 +239,7 @@ class Intake:
 
     def _result(self, visit: Visit, key: str, data: bytes) -> bytes:
         spec, model = self._order(visit)
-        name = key.rpartition("/")[2]
-        task = name.partition(f"-1-{visit.run_id}")[0]
+        name, task = key.rpartition("/")[2], result_task(key, visit.run_id)
         return checked_result(data, task, name, job_id=visit.job_id, spec=spec, model=model)
 
     def _order(self, visit: Visit) -> tuple[JobSpec, ModelSpec]:

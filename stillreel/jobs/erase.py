@@ -31,7 +31,7 @@ from stillreel.errors import (
 from stillreel.jobs import marks
 from stillreel.jobs.record import Record, record_of
 from stillreel.prefect_api import PAGE
-from stillreel.result_storage import RESULT_FOLDER
+from stillreel.result_storage import RESULT_FOLDER, RESULT_VERSIONS
 from stillreel.usage import ended_job
 from stillreel.workdir import clean
 
@@ -49,9 +49,6 @@ AFTERMATH = timedelta(minutes=10)
 """A process that was cut off may still write; so long after the deletion is looked once more."""
 
 TASKS = ("fetch-image", "infer", "encode", "upload", "notify")
-RESULT_VERSIONS = (1, 2)
-"""What names of results begin with: task, version, run. Those of tasks/cache_keys.py, and of the
-releases before: their jobs are deleted by this one."""
 
 _RANDOM = re.compile(r"[0-9a-f]{32}")
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from stillreel.jobs.erase import RESULT_VERSIONS, TASKS, delete_results, result_names
+from stillreel.jobs.erase import TASKS, delete_results, result_names
+from stillreel.result_storage import RESULT_VERSIONS
 from stillreel.settings import get_settings
 from stillreel.storage import LocalStorage
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_a_job_is_made_with_lent_storage(
 
         receipt = json.loads(api.storage.get_bytes(output_key(job.job_id, "receipt.json")))
         assert receipt["video"]["sha256"] == video.sha256
-        shared = [info.key.split("-1-")[0] for info in api.storage.list("results/")]
+        shared = [re.split(r"-\d-", info.key)[0] for info in api.storage.list("results/")]
         assert shared == ["results/fetch-image", "results/infer"]
         assert not list(api.storage.list("latents/index/"))
 
