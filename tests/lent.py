@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +19,8 @@ from stillreel.api.middleware import install_middleware
 from stillreel.api.services import build_services
 from stillreel.errors import LeaseRefused, NotLeased, StaleExecution
 from stillreel.gateway.access import Access, RunAccess, Slot
-from stillreel.gateway.intake import Intake, Visit
+from stillreel.gateway.intake import Intake
+from stillreel.gateway.visit import Visit
 from stillreel.job import JobSpec
 from stillreel.prefect_api import PrefectApi
 from stillreel.settings import CONCERNS, Settings, StorageSettings
@@ -51,6 +52,7 @@ class GivenDoor:
         """Job and order of each run that was handed to this host."""
         self.access: Callable[[str, str, JobSpec], Access] = _own
         self.is_revoked = self.is_taken = False
+        self.lease = "lease-1"
 
     def hand(self, job_id: str, spec: JobSpec) -> str:
         """A run of this job, which is the host's from now on."""
@@ -65,7 +67,7 @@ class GivenDoor:
             raise NotLeased("This run was not handed to this lease.")
         job_id, spec = self.orders[run_id]
         return Visit(
-            "lease-1", run_id, job_id, self.access(run_id, job_id, spec), lambda: spec, token
+            self.lease, run_id, job_id, self.access(run_id, job_id, spec), lambda: spec, token
         )
 
     async def is_current(self, visit: Visit) -> None:
@@ -103,16 +105,20 @@ def lender(storage: StorageSettings, home: Path) -> Iterator[Lender]:
     settings = Settings.model_validate({**others, "storage": storage})
     services = build_services(settings, PrefectApi("http://127.0.0.1:9/api"), on_submitted=_ignore)
     door, port = GivenDoor(), free_port()
-    app = FastAPI()
+
+    @asynccontextmanager
+    async def closing(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await app.state.intake.aclose()
+
+    app = FastAPI(lifespan=closing)
     install_problems(app)
     install_middleware(app, body_max_bytes=1_000_000, body_seconds=60)
     app.include_router(lease_storage.router)
     app.include_router(files.router)
     app.state.services = services
     app.state.intake = Intake(services.storage, settings, door)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off")
-    )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:

@@ -14,8 +14,9 @@ from stillreel.api.bodies import read_small_body
 from stillreel.api.services import services_of
 from stillreel.errors import BodyTooLarge
 from stillreel.gateway.access import SMALL_BYTES
-from stillreel.gateway.intake import Intake, Visit
+from stillreel.gateway.intake import Intake
 from stillreel.gateway.uploads import URL_SECONDS, Ticket, begin, unseal
+from stillreel.gateway.visit import Visit
 from stillreel.storage import ObjectInfo, checked_seconds, missing
 
 WAIT_SECONDS = 20.0
@@ -96,8 +97,7 @@ async def allow_upload(request: Request, run_id: str) -> dict[str, Any]:
     """Where to PUT an object of exactly this type and length."""
     services, visit = services_of(request), await _enter(request, run_id, writes=True)
     order = await read_small_body(request, UploadOrder)
-    visit.access.write(order.key, order.content_type, order.size)
-    _intake(request).count(visit.run_id, order.size)
+    _intake(request).allow(visit, order.key, order.content_type, order.size)
 
     def link_of(key: str) -> str:
         return services.upload_url(

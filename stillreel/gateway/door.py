@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stillreel.errors import StaleExecution
 from stillreel.gateway.access import RunAccess
-from stillreel.gateway.intake import Visit
+from stillreel.gateway.visit import Visit
 from stillreel.job import spec_of
 
 if TYPE_CHECKING:

@@ -3,73 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-from collections import OrderedDict, defaultdict
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from pydantic import ValidationError
-
-from stillreel.arrival.claims import FilmNote, checked_receipt, checked_result
-from stillreel.arrival.film import order_of, teaser_of
-from stillreel.arrival.inspect import inspect_film, inspect_still
 from stillreel.errors import (
-    ObjectMissing,
     RequestRejected,
     ResultRefused,
     StaleExecution,
+    StorageError,
+    TooManyRequests,
 )
-from stillreel.gateway.access import Access, Slot, result_task, temp_prefix
+from stillreel.gateway.access import Slot
+from stillreel.gateway.looks import Looks
 from stillreel.gateway.uploads import Ticket, finish
-from stillreel.job import JobSpec
+from stillreel.gateway.visit import Door, Visit
 from stillreel.keys import output_key
-from stillreel.models.base import ModelSpec
-from stillreel.models.registry import configured, get_model
 from stillreel.settings import Settings
 from stillreel.storage import ObjectInfo, Storage
 
 AT_ONCE = 2
-"""Files that are looked at at a time; a look takes a processor."""
-RUN_BYTES = 10_000_000_000
-"""That one run may send in all, so that a host cannot fill the storage."""
+"""Uploads that are brought here and looked at at a time, no two of them of one lease: each takes a
+processor, and room on this disk."""
+SMALL_AT_ONCE = 4
+"""The same of what came with its request and needs no processor."""
+WAITING = 16
+"""Uploads of one lease that may wait for their turn."""
+LEASE_BYTES, LEASE_SECONDS = 100_000_000_000, 86_400.0
+"""That a lease may send to one API process in this time, so that a host cannot fill the storage: a
+video of 60 MB each minute is less."""
 KEPT = 1000
 
 log = logging.getLogger("stillreel.gateway")
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A host at work on one of its runs."""
-
-    lease: str
-    run_id: str
-    job_id: str
-    access: Access
-    order: Callable[[], JobSpec] = field(repr=False)
-    """What was ordered. Raises RequestRejected."""
-    token: str = field(repr=False)
-
-
-class Door(Protocol):
-    """Who may come in. Both methods raise LeaseRefused, NotLeased, PrefectUnavailable."""
-
-    async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
-        """The visit of the host with this token, about this run of its own."""
-        ...
-
-    async def is_current(self, visit: Visit) -> None:
-        """Nothing, while the run is still this host's to end; asked right before it is seen.
-
-        Raises StaleExecution too.
-        """
-        ...
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -79,29 +54,44 @@ class Intake:
     storage: Storage
     settings: Settings
     door: Door
-    _sent: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _taken: OrderedDict[str, asyncio.Task[ObjectInfo]] = field(default_factory=OrderedDict)
+    _sent: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Since when, and how many bytes, by lease."""
+    _taken: OrderedDict[str, tuple[str, asyncio.Task[ObjectInfo]]] = field(
+        default_factory=OrderedDict
+    )
+    """By temporary key: whose it is, and what becomes of it."""
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    _small_turns: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(SMALL_AT_ONCE)
+    )
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
-    def count(self, run_id: str, size: int) -> None:
-        """Note that this run sends so many bytes. Raises ResultRefused when it is too much."""
-        if len(self._sent) > 100 * KEPT:
-            self._sent.clear()
-        self._sent[run_id] += size
-        if self._sent[run_id] > RUN_BYTES:
-            raise ResultRefused(f"one job sends more than {RUN_BYTES:,} bytes")
+    def __post_init__(self) -> None:
+        self._looks = Looks(self.storage, self.settings)
+        # Of its own: what takes long here keeps nobody else of the API waiting.
+        self._threads = ThreadPoolExecutor(AT_ONCE + SMALL_AT_ONCE, thread_name_prefix="arrival")
+
+    def allow(self, visit: Visit, key: str, content_type: str, size: int) -> None:
+        """Nothing, where an upload of this length may come.
+
+        Raises NotLeased, ResultRefused for more than the order comes to, TooManyRequests.
+        """
+        slot = visit.access.write(key, content_type, size)
+        if slot.content in ("film", "teaser") and size > (most := self._looks.bytes_max(visit)):
+            name = key.rpartition("/")[2]
+            raise ResultRefused(f"{name} is refused: it has more than {most:,} bytes")
+        self._count(visit.lease, size)
 
     async def take(self, visit: Visit, ticket: Ticket, *, seconds: float) -> ObjectInfo | None:
         """The object that an upload has become; None while it is being looked at.
 
-        Raises ResultRefused, StaleExecution, and what storage raises.
+        Raises ResultRefused, StaleExecution, TooManyRequests, and what storage raises.
         """
-        task = self._taken.get(ticket.temp)
+        _, task = self._taken.get(ticket.temp) or ("", None)
         if task is None:
+            self._make_room(visit.lease)
             task = asyncio.create_task(self._take(visit, ticket))
-            self._taken[ticket.temp] = task
-            while len(self._taken) > KEPT:
-                self._taken.popitem(last=False)
+            self._taken[ticket.temp] = visit.lease, task
         await asyncio.wait({task}, timeout=seconds)
         if not task.done():
             return None
@@ -114,144 +104,90 @@ class Intake:
     ) -> ObjectInfo:
         """The same for a small object that came with its request."""
         slot = visit.access.write(key, content_type, len(data))
-        self.count(visit.run_id, len(data))
-        with self._folder() as folder:
-            path = Path(folder, "object")
-            await asyncio.to_thread(path.write_bytes, data)
-            return await self._accept(visit, key, slot, path)
+        self._count(visit.lease, len(data))
+        async with self._turn(visit, is_small=slot.content not in ("film", "teaser", "still")):
+            with self._folder() as folder:
+                path = Path(folder, "object")
+                await self._in_thread(path.write_bytes, data)
+                return await self._accept(visit, key, slot, path)
 
     async def aclose(self) -> None:
         """Stop looking; whoever sent it asks again."""
-        tasks = list(self._taken.values())
+        tasks = [task for _, task in self._taken.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _take(self, visit: Visit, ticket: Ticket) -> ObjectInfo:
         slot = visit.access.write(ticket.key, ticket.content_type, ticket.size)
-        work = asyncio.to_thread
-        try:
-            await work(finish, self.storage, ticket)
-            with self._folder() as folder:
-                path = Path(folder, "object")
-                await work(self.storage.get_file, ticket.temp, path)
-                info = await self._accept(visit, ticket.key, slot, path)
-        except ResultRefused:
-            await work(self.storage.delete, ticket.temp)
-            raise
-        await work(self.storage.delete, ticket.temp)
-        return info
+        async with self._turn(visit):
+            try:
+                with self._folder() as folder:
+                    path = Path(folder, "object")
+                    await self._in_thread(finish, self.storage, ticket)
+                    await self._in_thread(self.storage.get_file, ticket.temp, path)
+                    info = await self._accept(visit, ticket.key, slot, path)
+            except ResultRefused:
+                await self._in_thread(self._forget, ticket)
+                raise
+            await self._in_thread(self._forget, ticket)
+            return info
 
     async def _accept(self, visit: Visit, key: str, slot: Slot, path: Path) -> ObjectInfo:
         """Raises ResultRefused, with the name of what is refused."""
         name = key.rpartition("/")[2]
-        async with self._turn(slot):
-            try:
-                if slot.content in ("film", "teaser", "still", "receipt"):
-                    store = await asyncio.to_thread(self._look, visit, key, slot, path)
-                    if info := await self._if_completed(visit, key):
-                        return info
-                    await self.door.is_current(visit)
-                    return await asyncio.to_thread(store)
-                return await asyncio.to_thread(self._look_and_store, visit, key, slot, path)
-            except (ResultRefused, RequestRejected, StaleExecution) as exc:
-                facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
-                log.warning("result refused", extra=facts | {"reason": exc.message})
-                if isinstance(exc, StaleExecution):
-                    raise
-                raise ResultRefused(f"{name} is refused: {exc.message}") from exc
-
-    def _look_and_store(self, visit: Visit, key: str, slot: Slot, path: Path) -> ObjectInfo:
-        return self._look(visit, key, slot, path)()
-
-    def _look(self, visit: Visit, key: str, slot: Slot, path: Path) -> Callable[[], ObjectInfo]:
-        """What stores it, once it was looked at. Raises ResultRefused."""
-        match slot.content:
-            case "film":
-                note = self._film(visit, path)
-                return lambda: self._put_film(visit, key, path, note)
-            case "teaser":
-                note = self._note(visit)
-                inspect_film(path, teaser_of((note.width, note.height), note.frames, note.fps))
-            case "still":
-                note = self._note(visit)
-                inspect_still(path, (note.width, note.height))
-            case "receipt":
-                data = self._receipt(visit, path.read_bytes())
-                return lambda: self.storage.put_bytes(key, data, content_type=slot.content_type)
-            case "result":
-                data = self._result(visit, key, path.read_bytes())
-                return lambda: self.storage.put_bytes(key, data, content_type=slot.content_type)
-            case "image":
-                _check_start(path, b"\x89PNG\r\n\x1a\n", "PNG")
-            case "latents":
-                _check_latents(path)
-            case "any":
-                pass
-        return lambda: self.storage.put_file(key, path, content_type=slot.content_type)
-
-    def _film(self, visit: Visit, path: Path) -> FilmNote:
-        spec, model = self._order(visit)
-        order = order_of(spec, model)
-        film = inspect_film(path, order)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FilmNote(
-            sha256=digest,
-            size=path.stat().st_size,
-            width=film.picture.width,
-            height=film.picture.height,
-            fps=order.fps,
-            frames=film.frames,
-            has_sound=film.has_sound,
-            codec=spec.codec,
-        )
-
-    def _put_film(self, visit: Visit, key: str, path: Path, note: FilmNote) -> ObjectInfo:
-        info = self.storage.put_file(key, path, content_type="video/mp4")
-        data = note.model_dump_json().encode()
-        self.storage.put_bytes(_note_key(visit), data, content_type="application/json")
-        return info
-
-    def _note(self, visit: Visit) -> FilmNote:
-        """What was found in the video of this job. Raises ResultRefused without one."""
         try:
-            return FilmNote.model_validate_json(self.storage.get_bytes(_note_key(visit)))
-        except (ObjectMissing, ValidationError) as exc:
-            raise ResultRefused("the video has to come first") from exc
-
-    def _receipt(self, visit: Visit, data: bytes) -> bytes:
-        note, (spec, _) = self._note(visit), self._order(visit)
-        names = {"video": "output.mp4", "poster": "poster.jpg", "teaser": "teaser.mp4"}
-        objects = {name: output_key(visit.job_id, file) for name, file in names.items()}
-        for key in objects.values():
-            info = self.storage.head(key)
-            if info is None or (key == objects["video"] and info.size != note.size):
-                raise ResultRefused(f"{key.rpartition('/')[2]} has not arrived")
-        return checked_receipt(
-            data,
-            job_id=visit.job_id,
-            spec=spec,
-            note=note,
-            objects=objects,
-            at=datetime.now(UTC),
-        )
-
-    def _result(self, visit: Visit, key: str, data: bytes) -> bytes:
-        spec, model = self._order(visit)
-        name, task = key.rpartition("/")[2], result_task(key, visit.run_id)
-        return checked_result(data, task, name, job_id=visit.job_id, spec=spec, model=model)
-
-    def _order(self, visit: Visit) -> tuple[JobSpec, ModelSpec]:
-        spec = visit.order()
-        return spec, configured(get_model(spec.model), self.settings.inference)
+            if slot.content in ("film", "teaser", "still", "receipt"):
+                store = await self._in_thread(self._looks.look, visit, key, slot, path)
+                if info := await self._if_completed(visit, key):
+                    return info
+                await self.door.is_current(visit)
+                return await self._in_thread(store)
+            store = await self._in_thread(self._looks.look, visit, key, slot, path)
+            return await self._in_thread(store)
+        except (ResultRefused, RequestRejected, StaleExecution) as exc:
+            facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
+            log.warning("result refused", extra=facts | {"reason": exc.message})
+            if isinstance(exc, StaleExecution):
+                raise
+            raise ResultRefused(f"{name} is refused: {exc.message}") from exc
 
     async def _if_completed(self, visit: Visit, key: str) -> ObjectInfo | None:
         """What is stored already, once the job is completed: nothing of it is changed any more."""
         receipt = output_key(visit.job_id, "receipt.json")
-        if await asyncio.to_thread(self.storage.head, receipt) is None:
+        if await self._in_thread(self.storage.head, receipt) is None:
             return None
-        return await asyncio.to_thread(self.storage.head, key)
+        return await self._in_thread(self.storage.head, key)
+
+    def _forget(self, ticket: Ticket) -> None:
+        try:
+            self.storage.delete(ticket.temp)
+        except StorageError as exc:  # after a day it goes anyway
+            log.warning("what has arrived is not deleted: %s", exc.message)
+
+    def _count(self, lease: str, size: int) -> None:
+        """Note that this lease sends so many bytes. Raises TooManyRequests."""
+        now = time.monotonic()
+        if len(self._sent) > KEPT:
+            old = [name for name, (at, _) in self._sent.items() if now - at > LEASE_SECONDS]
+            for name in old:
+                del self._sent[name]
+        since, sent = self._sent.get(lease, (now, 0))
+        if now - since > LEASE_SECONDS:
+            since, sent = now, 0
+        if sent + size > LEASE_BYTES:
+            raise TooManyRequests(f"One lease sends at most {LEASE_BYTES:,} bytes a day.")
+        self._sent[lease] = since, sent + size
+
+    def _make_room(self, lease: str) -> None:
+        """Forget what was taken long ago. Raises TooManyRequests where too much of hers waits."""
+        waiting = [task for name, task in self._taken.values() if name == lease and not task.done()]
+        if len(waiting) >= WAITING:
+            raise TooManyRequests(f"{WAITING} uploads of this lease wait already; ask again later.")
+        done = [temp for temp, (_, task) in self._taken.items() if task.done()]
+        for temp in done[: max(0, len(self._taken) - KEPT)]:
+            del self._taken[temp]
 
     def _folder(self) -> TemporaryDirectory[str]:
         home = self.settings.host.home / "arrivals"
@@ -259,35 +195,22 @@ class Intake:
         return TemporaryDirectory(dir=home)
 
     @asynccontextmanager
-    async def _turn(self, slot: Slot) -> AsyncIterator[None]:
-        """The turn of one look that takes a processor; the others need none."""
-        if slot.content not in ("film", "teaser", "still"):
-            yield
+    async def _turn(self, visit: Visit, *, is_small: bool = False) -> AsyncIterator[None]:
+        """The turn of one look, from before its bytes are brought until they are stored."""
+        if is_small:
+            async with self._small_turns:
+                yield
             return
-        async with self._turns:
+        async with self._lock(f"lease {visit.lease}"), self._turns:
             yield
 
+    def _lock(self, name: str) -> asyncio.Lock:
+        """The lock of this name, which is there while somebody has it or waits for it."""
+        lock = self._locks.get(name)
+        if lock is None:
+            self._locks[name] = lock = asyncio.Lock()
+        return lock
 
-def _note_key(visit: Visit) -> str:
-    return f"{temp_prefix(visit.job_id)}film.json"
-
-
-def _check_start(path: Path, magic: bytes, name: str) -> None:
-    with path.open("rb") as file:
-        if file.read(len(magic)) != magic:
-            raise ResultRefused(f"it is no {name}")
-
-
-def _check_latents(path: Path) -> None:
-    """Raises ResultRefused for what is no safetensors file; its numbers are anybody's guess."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, 10_000_000):
-            raise ResultRefused("it is no safetensors file")
-        try:
-            head = json.loads(file.read(length))
-        except (ValueError, RecursionError) as exc:
-            raise ResultRefused("it is no safetensors file") from exc
-    if not isinstance(head, dict):
-        raise ResultRefused("it is no safetensors file")
+    async def _in_thread(self, work: Callable[..., _T], *args: object) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(work, *args))

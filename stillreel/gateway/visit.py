@@ -1,0 +1,38 @@
+"""A rented host at work on one of its runs, and who lets it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stillreel.gateway.access import Access
+from stillreel.job import JobSpec
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A host at work on one of its runs."""
+
+    lease: str
+    run_id: str
+    job_id: str
+    access: Access
+    order: Callable[[], JobSpec] = field(repr=False)
+    """What was ordered. Raises RequestRejected."""
+    token: str = field(repr=False)
+
+
+class Door(Protocol):
+    """Who may come in. Both methods raise LeaseRefused, NotLeased, PrefectUnavailable."""
+
+    async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
+        """The visit of the host with this token, about this run of its own."""
+        ...
+
+    async def is_current(self, visit: Visit) -> None:
+        """Nothing, while the run is still this host's to end; asked right before it is seen.
+
+        Raises StaleExecution too.
+        """
+        ...

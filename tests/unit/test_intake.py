@@ -1,0 +1,154 @@
+"""What arrives from rented hosts: in turns, within bounds, and nothing of a job that has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from stillreel.errors import ResultRefused, TooManyRequests
+from stillreel.gateway import intake as intake_module
+from stillreel.gateway.intake import AT_ONCE, WAITING, Intake
+from stillreel.gateway.uploads import Ticket
+from stillreel.gateway.visit import Visit
+from stillreel.job import JobSpec
+from stillreel.keys import latents_key, output_key
+from stillreel.settings import CONCERNS, Settings
+from stillreel.storage import LocalStorage
+from tests.lent import TOKEN, GivenDoor
+
+JOB = "job_0123456789ab"
+SPEC = JobSpec(prompt="slow zoom in", width=160, height=90, duration=0.5)
+DIGEST = "0123456789abcdef" * 2
+LATENTS = (2).to_bytes(8, "little") + b"{}" + bytes(100)
+OCTETS = "application/octet-stream"
+
+
+class Held(LocalStorage):
+    """A directory that gives no file before it is let."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+        self.at_work = 0
+
+    def get_file(self, key: str, path: Path) -> None:
+        self.at_work += 1
+        self.begun.release()
+        assert self.go_on.wait(60)
+        super().get_file(key, path)
+
+
+class Desk:
+    """An intake, and hosts of any lease that come to it."""
+
+    def __init__(self, storage: LocalStorage, home: Path) -> None:
+        concerns = {name: concern() for name, concern in CONCERNS.items()}
+        concerns["host"] = CONCERNS["host"].model_validate({"home": home})
+        self.storage, self.door = storage, GivenDoor()
+        self.intake = Intake(storage, Settings.model_validate(concerns), self.door)
+
+    async def visit(self, job_id: str = JOB, *, lease: str = "lease-1") -> Visit:
+        self.door.lease = lease
+        return await self.door.enter(TOKEN, self.door.hand(job_id, SPEC), writes=True)
+
+    def arrived(self, visit: Visit, key: str = "", *, size: int = len(LATENTS)) -> Ticket:
+        """An upload of latents that was PUT."""
+        key = key or latents_key(visit.job_id, DIGEST)
+        temp = f"temp/{visit.job_id}/{visit.lease}-{visit.run_id}"
+        self.storage.put_bytes(temp, LATENTS, content_type=OCTETS)
+        return Ticket(visit.lease, visit.run_id, key, OCTETS, size, temp)
+
+
+@asynccontextmanager
+async def desk(storage: LocalStorage, home: Path) -> AsyncIterator[Desk]:
+    made = Desk(storage, home)
+    yield made
+    await made.intake.aclose()
+
+
+def test_uploads_take_turns_and_keep_nobody_else_waiting(tmp_path: Path) -> None:
+    storage = Held(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visits = [
+                await made.visit(f"job_{n:012}", lease=f"lease-{n % 3}") for n in range(3 * AT_ONCE)
+            ]
+            tickets = [made.arrived(visit) for visit in visits]
+            for visit, ticket in zip(visits, tickets, strict=True):
+                assert await made.intake.take(visit, ticket, seconds=0) is None
+            for _ in range(AT_ONCE):
+                assert await asyncio.to_thread(storage.begun.acquire, timeout=60)
+            # What came with its request goes on meanwhile, and so does all else of the API.
+            small = await made.visit("job_small0000000")
+            key = latents_key(small.job_id, DIGEST)
+            assert (await made.intake.take_bytes(small, key, OCTETS, LATENTS)).key == key
+            assert storage.at_work == AT_ONCE
+            storage.go_on.set()
+            for visit, ticket in zip(visits, tickets, strict=True):
+                assert (await made.intake.take(visit, ticket, seconds=60)) is not None
+
+    asyncio.run(come())
+    assert storage.at_work == 3 * AT_ONCE
+
+
+def test_one_lease_has_one_turn_and_no_long_queue(tmp_path: Path) -> None:
+    storage = Held(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visits = [await made.visit(f"job_{n:012}") for n in range(WAITING + 1)]
+            tickets = [made.arrived(visit) for visit in visits]
+            for visit, ticket in zip(visits[:-1], tickets[:-1], strict=True):
+                await made.intake.take(visit, ticket, seconds=0)
+            with pytest.raises(TooManyRequests):
+                await made.intake.take(visits[-1], tickets[-1], seconds=0)
+            assert await asyncio.to_thread(storage.begun.acquire, timeout=60)
+            other = await made.visit("job_other0000000", lease="lease-2")
+            await made.intake.take(other, made.arrived(other), seconds=0)
+            assert await asyncio.to_thread(storage.begun.acquire, timeout=60)
+            assert storage.at_work == 2
+            storage.go_on.set()
+            for visit, ticket in zip(visits, tickets, strict=True):
+                assert await made.intake.take(visit, ticket, seconds=60)
+
+    asyncio.run(come())
+
+
+def test_a_video_larger_than_its_order_comes_to_is_not_sent_at_all(tmp_path: Path) -> None:
+    async def come() -> None:
+        async with desk(LocalStorage(tmp_path / "storage"), tmp_path) as made:
+            visit, key = await made.visit(), output_key(JOB, "output.mp4")
+            made.intake.allow(visit, key, "video/mp4", 1_000_000)
+            with pytest.raises(ResultRefused, match=r"output.mp4 is refused: it has more than"):
+                made.intake.allow(visit, key, "video/mp4", 100_000_000)
+
+    asyncio.run(come())
+
+
+def test_what_a_lease_sends_is_counted_over_all_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "LEASE_BYTES", 1000)
+
+    async def come() -> None:
+        async with desk(LocalStorage(tmp_path / "storage"), tmp_path) as made:
+            for n, size in enumerate((400, 400, 201)):
+                visit = await made.visit(f"job_{n:012}")
+                key = latents_key(visit.job_id, DIGEST)
+                if n < 2:
+                    made.intake.allow(visit, key, OCTETS, size)
+                    continue
+                with pytest.raises(TooManyRequests):
+                    made.intake.allow(visit, key, OCTETS, size)
+                with pytest.raises(TooManyRequests):
+                    await made.intake.take_bytes(visit, key, OCTETS, bytes(size))
+                other = await made.visit(visit.job_id, lease="lease-2")
+                made.intake.allow(other, key, OCTETS, size)
+
+    asyncio.run(come())
