@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext
 from prefect.filesystems import WritableFileSystem
 from pydantic import PrivateAttr
 
-from stillreel.errors import StorageError
+from stillreel.errors import ResultRefused, StaleExecution, StorageError
 from stillreel.gateway.access import SHARED_RESULTS
 from stillreel.result_storage import RESULT_FOLDER
 from stillreel.settings import Settings
@@ -57,7 +57,7 @@ class LeaseResults(WritableFileSystem):
             return
         try:
             self._storage.put_bytes(_key(path), content, content_type="application/octet-stream")
-        except StorageError as exc:
+        except (StorageError, ResultRefused, StaleExecution) as exc:
             log.warning("a result is not shared: %s", exc.message)
 
     async def aread_path(self, path: str) -> bytes:

@@ -138,14 +138,13 @@ class Intake:
         """Raises ResultRefused, with the name of what is refused."""
         name = key.rpartition("/")[2]
         try:
-            if slot.content in ("film", "teaser", "still", "receipt"):
+            # One at a time of a job: what one look found holds until it is stored.
+            async with self._lock(f"job {visit.job_id}"):
                 store = await self._in_thread(self._looks.look, visit, key, slot, path)
                 if info := await self._if_completed(visit, key):
                     return info
                 await self.door.is_current(visit)
                 return await self._in_thread(store)
-            store = await self._in_thread(self._looks.look, visit, key, slot, path)
-            return await self._in_thread(store)
         except (ResultRefused, RequestRejected, StaleExecution) as exc:
             facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
             log.warning("result refused", extra=facts | {"reason": exc.message})
@@ -154,11 +153,17 @@ class Intake:
             raise ResultRefused(f"{name} is refused: {exc.message}") from exc
 
     async def _if_completed(self, visit: Visit, key: str) -> ObjectInfo | None:
-        """What is stored already, once the job is completed: nothing of it is changed any more."""
+        """What is stored already, once the job is completed: nothing of it is changed any more.
+
+        Raises StaleExecution where nothing is.
+        """
         receipt = output_key(visit.job_id, "receipt.json")
         if await self._in_thread(self.storage.head, receipt) is None:
             return None
-        return await self._in_thread(self.storage.head, key)
+        info = await self._in_thread(self.storage.head, key)
+        if info is None:
+            raise StaleExecution("The job is completed; nothing is added to it any more.")
+        return info
 
     def _forget(self, ticket: Ticket) -> None:
         try:

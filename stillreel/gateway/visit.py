@@ -31,8 +31,8 @@ class Door(Protocol):
         ...
 
     async def is_current(self, visit: Visit) -> None:
-        """Nothing, while the run is still this host's to end; asked right before it is seen.
+        """Nothing, while the run is still this host's and its job has not ended.
 
-        Raises StaleExecution too.
+        It is asked right before anything is stored. Raises StaleExecution too.
         """
         ...

@@ -10,21 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from stillreel.errors import ResultRefused, TooManyRequests
+from stillreel.errors import ResultRefused, StaleExecution, TooManyRequests
 from stillreel.gateway import intake as intake_module
 from stillreel.gateway.intake import AT_ONCE, WAITING, Intake
 from stillreel.gateway.uploads import Ticket
 from stillreel.gateway.visit import Visit
 from stillreel.job import JobSpec
-from stillreel.keys import latents_key, output_key
+from stillreel.keys import latents_key, output_key, source_key
 from stillreel.settings import CONCERNS, Settings
-from stillreel.storage import LocalStorage
+from stillreel.storage import LocalStorage, ObjectInfo
 from tests.lent import TOKEN, GivenDoor
 
 JOB = "job_0123456789ab"
 SPEC = JobSpec(prompt="slow zoom in", width=160, height=90, duration=0.5)
 DIGEST = "0123456789abcdef" * 2
 LATENTS = (2).to_bytes(8, "little") + b"{}" + bytes(100)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 OCTETS = "application/octet-stream"
 
 
@@ -41,6 +42,19 @@ class Held(LocalStorage):
         self.begun.release()
         assert self.go_on.wait(60)
         super().get_file(key, path)
+
+
+class Slow(LocalStorage):
+    """A directory that stores no file before it is let."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def put_file(self, key: str, path: Path, *, content_type: str) -> ObjectInfo:
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().put_file(key, path, content_type=content_type)
 
 
 class Desk:
@@ -152,3 +166,67 @@ def test_what_a_lease_sends_is_counted_over_all_its_runs(
                 made.intake.allow(other, key, OCTETS, size)
 
     asyncio.run(come())
+
+
+KINDS = [
+    (source_key(JOB), "image/png", PNG),
+    (latents_key(JOB, DIGEST), OCTETS, LATENTS),
+]
+
+
+@pytest.mark.parametrize(("key", "content_type", "data"), KINDS)
+@pytest.mark.parametrize("end", ["completed", "ended or deleted"])
+def test_nothing_of_a_job_that_has_ended_is_stored(
+    key: str, content_type: str, data: bytes, end: str, tmp_path: Path
+) -> None:
+    storage = LocalStorage(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            if end == "completed":
+                receipt = output_key(JOB, "receipt.json")
+                storage.put_bytes(receipt, b"{}", content_type="application/json")
+            else:
+                made.door.is_taken = True
+            with pytest.raises(StaleExecution):
+                await made.intake.take_bytes(visit, key, content_type, data)
+
+    asyncio.run(come())
+    assert storage.head(key) is None
+
+
+def test_what_a_completed_job_has_stays_as_it_is(tmp_path: Path) -> None:
+    storage, key = LocalStorage(tmp_path / "storage"), latents_key(JOB, DIGEST)
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            await made.intake.take_bytes(visit, key, OCTETS, LATENTS)
+            storage.put_bytes(output_key(JOB, "receipt.json"), b"{}", content_type="any")
+            again = await made.intake.take_bytes(visit, key, OCTETS, LATENTS + b"more")
+            assert again.size == len(LATENTS)
+
+    asyncio.run(come())
+    assert storage.get_bytes(key) == LATENTS
+
+
+def test_a_job_that_ends_while_another_object_of_it_is_stored_takes_no_more(tmp_path: Path) -> None:
+    storage = Slow(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            first, second = (
+                asyncio.create_task(made.intake.take_bytes(visit, *kind)) for kind in KINDS
+            )
+            assert await asyncio.to_thread(storage.begun.wait, 60)
+            await asyncio.wait({second}, timeout=0.1)  # it could be past the question by now
+            made.door.is_taken = True
+            storage.go_on.set()
+            await first
+            with pytest.raises(StaleExecution):
+                await second
+
+    asyncio.run(come())
+    assert storage.head(KINDS[1][0]) is None
