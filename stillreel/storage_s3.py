@@ -201,10 +201,12 @@ class S3Storage:
         ]
 
     def join_parts(self, key: str, upload: str) -> None:
-        """Make the object of the parts that have come. Raises StorageUnavailable without any."""
+        """Make the object of the parts that have come; nothing where there are none, or no upload
+        of this name any more, for it was joined before.
+        """
         checked_key(key)
         where = {"Bucket": self.bucket.name, "Key": key, "UploadId": upload}
-        with self.errors(key):
+        with self.errors(key), _unless_joined():
             pages = self.client.get_paginator("list_parts").paginate(**where)
             found = [part for page in pages for part in page.get("Parts", ())]
             parts = [{"ETag": p["ETag"], "PartNumber": p["PartNumber"]} for p in found]
@@ -310,6 +312,15 @@ _PASSING_CODES = (
     "NoSuchUpload",
     "InvalidPart",
 )
+
+
+@contextmanager
+def _unless_joined() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as exc:
+        if exc.response.get("Error", {}).get("Code") != "NoSuchUpload":
+            raise
 
 
 def _info(key: str, found: dict[str, Any], *, size: int, content_type: str) -> ObjectInfo:

@@ -25,7 +25,7 @@ from stillreel.errors import (
 )
 from stillreel.gateway.access import Slot
 from stillreel.gateway.looks import Looks
-from stillreel.gateway.uploads import Ticket, finish
+from stillreel.gateway.uploads import Ticket, bring
 from stillreel.gateway.visit import Door, Visit
 from stillreel.keys import output_key
 from stillreel.settings import Settings
@@ -125,8 +125,8 @@ class Intake:
             try:
                 with self._folder() as folder:
                     path = Path(folder, "object")
-                    await self._in_thread(finish, self.storage, ticket)
-                    await self._in_thread(self.storage.get_file, ticket.temp, path)
+                    if taken := await self._in_thread(bring, self.storage, ticket, path):
+                        return taken
                     info = await self._accept(visit, ticket.key, slot, path)
             except ResultRefused:
                 await self._in_thread(self._forget, ticket)

@@ -11,12 +11,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hmac import compare_digest
+from pathlib import Path
 from secrets import token_hex
 
 from stillreel.errors import NotLeased, ObjectMissing, ResultRefused
 from stillreel.gateway.access import temp_prefix
 from stillreel.server_secret import sign
-from stillreel.storage import Storage
+from stillreel.storage import ObjectInfo, Storage
 
 URL_SECONDS = 900
 """How long a URL may be used; an upload that has begun may take longer."""
@@ -94,20 +95,39 @@ def begin(
     return temp, "", [Part(url, {"Content-Type": content_type, "If-None-Match": "*"}, size)]
 
 
-def finish(storage: Storage, ticket: Ticket) -> None:
-    """Nothing, when the bytes are there in full.
+def bring(storage: Storage, ticket: Ticket, path: Path) -> ObjectInfo | None:
+    """Bring what has arrived to `path`; where it was taken before, the object that it has become.
 
-    Raises ObjectMissing where they are not yet, ResultRefused for another length.
+    That is so when an answer was lost, or when another process of the API was asked first. Raises
+    ObjectMissing where the bytes are not there yet, ResultRefused for another length.
     """
-    from stillreel.storage_s3 import S3Storage
-
-    if ticket.multipart and isinstance(storage, S3Storage):
-        storage.join_parts(ticket.temp, ticket.multipart)
-    info = storage.head(ticket.temp)
+    info = _arrived(storage, ticket)
     if info is None:
-        raise ObjectMissing("Nothing has arrived for this upload yet; PUT the bytes first.")
+        return _become(storage, ticket)
     if info.size != ticket.size:
         raise ResultRefused(f"it has {info.size:,} bytes instead of {ticket.size:,}")
+    try:
+        storage.get_file(ticket.temp, path)
+    except ObjectMissing:
+        return _become(storage, ticket)
+    return None
+
+
+def _arrived(storage: Storage, ticket: Ticket) -> ObjectInfo | None:
+    from stillreel.storage_s3 import S3Storage
+
+    info = storage.head(ticket.temp)
+    if info is None and ticket.multipart and isinstance(storage, S3Storage):
+        storage.join_parts(ticket.temp, ticket.multipart)
+        info = storage.head(ticket.temp)
+    return info
+
+
+def _become(storage: Storage, ticket: Ticket) -> ObjectInfo:
+    info = storage.head(ticket.key)
+    if info is None or info.size != ticket.size:
+        raise ObjectMissing("Nothing has arrived for this upload yet; PUT the bytes first.")
+    return info
 
 
 def _sizes(size: int) -> Sequence[int]:

@@ -6,19 +6,24 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
+from pydantic import SecretStr
 
-from stillreel.errors import ResultRefused, StaleExecution, TooManyRequests
+from stillreel.errors import ObjectMissing, ResultRefused, StaleExecution, TooManyRequests
 from stillreel.gateway import intake as intake_module
 from stillreel.gateway.intake import AT_ONCE, WAITING, Intake
-from stillreel.gateway.uploads import Ticket
+from stillreel.gateway.uploads import PART_BYTES, Ticket, begin, bring
 from stillreel.gateway.visit import Visit
 from stillreel.job import JobSpec
 from stillreel.keys import latents_key, output_key, source_key
 from stillreel.settings import CONCERNS, Settings
 from stillreel.storage import LocalStorage, ObjectInfo
+from stillreel.storage_s3 import Bucket as S3Bucket
+from stillreel.storage_s3 import S3Storage
 from tests.lent import TOKEN, GivenDoor
 
 JOB = "job_0123456789ab"
@@ -230,3 +235,57 @@ def test_a_job_that_ends_while_another_object_of_it_is_stored_takes_no_more(tmp_
 
     asyncio.run(come())
     assert storage.head(KINDS[1][0]) is None
+
+
+class Overtaken(LocalStorage):
+    """A directory in which another process takes what has arrived first."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        data = self.get_bytes(key)
+        self.delete(key)
+        self.put_bytes(latents_key(JOB, DIGEST), data, content_type=OCTETS)
+        super().get_file(key, path)
+
+
+@pytest.mark.parametrize("kind", [LocalStorage, Overtaken])
+def test_an_upload_that_was_taken_already_is_told_again(
+    kind: type[LocalStorage], tmp_path: Path
+) -> None:
+    """To whoever lost the answer, and by another process of the API than the one that took it."""
+    storage = kind(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made, desk(storage, tmp_path / "other") as other:
+            visit = await made.visit()
+            ticket = made.arrived(visit)
+            first = await made.intake.take(visit, ticket, seconds=60)
+            assert first is not None
+            assert storage.head(ticket.temp) is None
+            assert await other.intake.take(visit, ticket, seconds=60) == first
+            short = replace(ticket, temp=f"{ticket.temp}-2", size=ticket.size - 1)
+            with pytest.raises(ObjectMissing):
+                await other.intake.take(visit, short, seconds=60)
+
+    asyncio.run(come())
+    assert storage.get_bytes(latents_key(JOB, DIGEST)) == LATENTS
+
+
+def test_parts_that_were_joined_already_are_told_again(moto_url: str, tmp_path: Path) -> None:
+    bucket = S3Storage(
+        S3Bucket("arrivals", moto_url, "us-east-1", SecretStr("key"), SecretStr("secret"))
+    )
+    bucket.client.create_bucket(Bucket="arrivals")
+    size = PART_BYTES + len(LATENTS)
+    temp, name, parts = begin(bucket, JOB, content_type=OCTETS, size=size, link=str)
+    ticket = Ticket("lease-1", "run", latents_key(JOB, DIGEST), OCTETS, size, temp, name)
+    with pytest.raises(ObjectMissing):
+        bring(bucket, ticket, tmp_path / "early")
+    for part, data in zip(parts, (bytes(PART_BYTES), LATENTS), strict=True):
+        httpx.put(part.url, content=data, headers=part.headers).raise_for_status()
+    for n in range(2):  # the second time there are no parts any more
+        assert bring(bucket, ticket, tmp_path / str(n)) is None
+        assert (tmp_path / str(n)).stat().st_size == size
+    info = bucket.put_file(ticket.key, tmp_path / "0", content_type=OCTETS)
+    bucket.delete(temp)
+    assert bring(bucket, ticket, tmp_path / "late") == info
+    assert not (tmp_path / "late").exists()
