@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from stillreel.api.services import build_services
 from stillreel.errors import LeaseRefused, NotLeased, StaleExecution
 from stillreel.gateway.access import Access, RunAccess, Slot
 from stillreel.gateway.intake import Intake
-from stillreel.gateway.visit import Visit
+from stillreel.gateway.visit import Terms, Visit
 from stillreel.job import JobSpec
 from stillreel.prefect_api import PrefectApi
 from stillreel.settings import CONCERNS, Settings, StorageSettings
@@ -53,6 +54,7 @@ class GivenDoor:
         self.access: Callable[[str, str, JobSpec], Access] = _own
         self.is_revoked = self.is_taken = False
         self.lease = "lease-1"
+        self.claimed_at = datetime.now(UTC) - timedelta(minutes=1)
 
     def hand(self, job_id: str, spec: JobSpec) -> str:
         """A run of this job, which is the host's from now on."""
@@ -74,6 +76,9 @@ class GivenDoor:
         if self.is_taken:
             raise StaleExecution("another host has the run")
         await self.enter(visit.token, visit.run_id)
+
+    async def terms(self, visit: Visit) -> Terms:  # noqa: ARG002
+        return Terms("rented-1", 0.5, self.claimed_at, self.claimed_at)
 
 
 class Lender:

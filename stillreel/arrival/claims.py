@@ -16,18 +16,22 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from stillreel.errors import RequestRejected, ResultRefused
+from stillreel.gateway.visit import Terms
 from stillreel.job import JobSpec, Latents, Prepared, Shot
 from stillreel.keys import latents_key, source_key
 from stillreel.models.base import ModelSpec
 from stillreel.models.shots import resolve
+from stillreel.receipt import cost_usd
 
 WARNINGS = 20
-HOUR_USD = 1000.0
+MOST_USD = 1000.0
+CLOCK_SECONDS = 5.0
+"""By which the clocks of Prefect's server and of the API may differ."""
 
 _DIGEST = "[0-9a-f]{32}"
 
 Long = Annotated[float, Field(ge=0, le=7 * 86400, allow_inf_nan=False)]
-Usd = Annotated[float, Field(ge=0, le=HOUR_USD, allow_inf_nan=False)]
+Usd = Annotated[float, Field(ge=0, le=MOST_USD, allow_inf_nan=False)]
 Word = Annotated[str, StringConstraints(max_length=100)]
 Text = Annotated[str, StringConstraints(max_length=500)]
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -86,8 +90,6 @@ class _Took(_Part):
 
 
 class _Cost(_Part):
-    host: Word = ""
-    usd_per_hour: Usd
     remote_usd: Usd = 0.0
 
 
@@ -103,16 +105,21 @@ class _Receipt(_Part):
 
 def checked_receipt(
     data: bytes, *, job_id: str, spec: JobSpec, note: FilmNote, objects: dict[str, str],
-    at: datetime,
+    terms: Terms, at: datetime,
 ) -> bytes:  # fmt: skip
     """The receipt of a video that has arrived: what was seen here, and what only its host knows.
+
+    Which host that is and what it costs the terms say; so many seconds of its GPU as have passed
+    since a host first had the run it may name.
 
     Raises ResultRefused.
     """
     said = _read(_Receipt, _json(data))
     if said.video.sha256 != note.sha256:
         raise ResultRefused("the receipt is of another video than the one that has arrived")
-    gpu, cost = said.took.gpu_seconds, said.cost
+    gpu = said.took.gpu_seconds
+    _check_gpu(gpu, since=terms.begun_at, at=at)
+    remote_usd = said.cost.remote_usd if spec.model == "remote" else 0.0
     told = (spec.prompt, spec.style or None) if spec.embed_prompt else (None, None)
     words = said.input if spec.embed_prompt else _Input(image_sha256=said.input.image_sha256)
     receipt = {
@@ -143,10 +150,10 @@ def checked_receipt(
         "warnings": said.warnings,
         "took": said.took.model_dump(),
         "cost": {
-            "host": cost.host,
-            "usd_per_hour": cost.usd_per_hour,
-            "remote_usd": cost.remote_usd,
-            "usd": round(gpu * cost.usd_per_hour / 3600 + cost.remote_usd, 6),
+            "host": terms.host,
+            "usd_per_hour": terms.usd_per_hour,
+            "remote_usd": remote_usd,
+            "usd": round(cost_usd(gpu, terms.usd_per_hour) + remote_usd, 6),
             "reused_from": "",
         },
     }
@@ -154,8 +161,9 @@ def checked_receipt(
 
 
 def checked_result(
-    data: bytes, task: str, name: str, *, job_id: str, spec: JobSpec, model: ModelSpec
-) -> bytes:
+    data: bytes, task: str, name: str, *, job_id: str, spec: JobSpec, model: ModelSpec,
+    terms: Terms, at: datetime,
+) -> bytes:  # fmt: skip
     """Prefect's record of the result of `fetch-image` or `infer`, made anew; `name` is its own.
 
     Raises ResultRefused.
@@ -170,6 +178,10 @@ def checked_result(
         _check_prepared(found, job_id, spec, model)
     else:
         _check_latents(found, job_id)
+        _check_gpu(found.seconds.get("gpu", 0.0), since=terms.claimed_at, at=at)
+        remote_usd = found.remote_usd if spec.model == "remote" else 0.0
+        ours = {"host": terms.host, "host_price": terms.usd_per_hour, "remote_usd": remote_usd}
+        found = found.model_copy(update=ours)
     version = str((record.get("metadata") or {}).get("prefect_version"))[:40]
     metadata = {
         "storage_key": name,
@@ -213,6 +225,13 @@ def _check_latents(found: Latents, job_id: str) -> None:
     _check_numbers(*found.seconds.values(), found.host_price, found.remote_usd)
     texts = (found.dtype, found.plan, found.host, found.sha256, *found.seconds, *found.warnings)
     _check_texts(texts)
+
+
+def _check_gpu(seconds: float, *, since: datetime, at: datetime) -> None:
+    """Raises ResultRefused for more than can have passed; clocks may differ a little."""
+    most = max(0.0, (at - since).total_seconds()) + CLOCK_SECONDS
+    if seconds > most:
+        raise ResultRefused(f"it says {seconds:.0f} s of the GPU, and has had the job {most:.0f} s")
 
 
 def _check_numbers(*numbers: float) -> None:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from stillreel.errors import StaleExecution
+from stillreel.errors import NotLeased, StaleExecution
+from stillreel.fleet.leases import lease_of
 from stillreel.gateway.access import RunAccess
-from stillreel.gateway.visit import Visit
+from stillreel.gateway.lease import CLAIM
+from stillreel.gateway.visit import Terms, Visit
 from stillreel.job import spec_of
 
 if TYPE_CHECKING:
-    from stillreel.gateway.lease import Held, LeaseReader
+    from stillreel.gateway.lease import Held, Lease, LeaseReader
     from stillreel.jobs.reader import JobReader
+    from stillreel.prefect_api import PrefectApi
 
 
 class LeaseDoor:
     """Opens by the token of a lease, to runs that were handed to it (see `Door`)."""
 
-    def __init__(self, leases: LeaseReader, reader: JobReader) -> None:
-        self._leases, self._reader = leases, reader
+    def __init__(
+        self, api: PrefectApi, leases: LeaseReader, reader: JobReader, *, installation: str
+    ) -> None:
+        self._api, self._leases, self._reader = api, leases, reader
+        self._installation = installation
 
     async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
         lease = await self._leases.lease_of(token)
@@ -31,6 +40,31 @@ class LeaseDoor:
         record = (await self._reader.get(visit.job_id, fresh=True)).record
         if record.is_deleted or record.is_settled or record.is_final:
             raise StaleExecution("the job has ended; nothing of it is changed any more")
+
+    async def terms(self, visit: Visit) -> Terms:
+        lease = await self._leases.lease_of(visit.token)
+        drain, states = await asyncio.gather(
+            self._leases.run(lease.drain_id),
+            self._api.get(f"/flow_run_states/?flow_run_id={visit.run_id}"),
+        )
+        host = lease.worker(self._installation)
+        return terms_in(drain, states, lease=lease, host=host)
+
+
+def terms_in(
+    drain: Mapping[str, Any], states: Iterable[Mapping[str, Any]], *, lease: Lease, host: str
+) -> Terms:
+    """The terms, from the drain's run and the states of the run of a job. Raises NotLeased."""
+    prices = [x.usd_per_hour for x in lease_of(drain).hosts if x.number == lease.number]
+    claims = [state for state in states if state["type"] == "PENDING"]
+    mine = [_at(state) for state in claims if state.get("message") == f"{CLAIM}{lease.id}"]
+    if not prices or not mine:
+        raise NotLeased("It is not written down what this host costs, or since when it has this.")
+    return Terms(host, prices[0], max(mine), min(map(_at, claims)))
+
+
+def _at(state: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(state["timestamp"])
 
 
 def _visit(lease_id: str, held: Held, token: str) -> Visit:

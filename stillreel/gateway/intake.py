@@ -42,6 +42,8 @@ LEASE_BYTES, LEASE_SECONDS = 100_000_000_000, 86_400.0
 """That a lease may send to one API process in this time, so that a host cannot fill the storage: a
 video of 60 MB each minute is less."""
 KEPT = 1000
+WITH_PRICE = ("receipt", "result")
+"""What says where it was made, and what that costs."""
 
 log = logging.getLogger("stillreel.gateway")
 _T = TypeVar("_T")
@@ -140,7 +142,9 @@ class Intake:
         try:
             # One at a time of a job: what one look found holds until it is stored.
             async with self._lock(f"job {visit.job_id}"):
-                store = await self._in_thread(self._looks.look, visit, key, slot, path)
+                terms = await self.door.terms(visit) if slot.content in WITH_PRICE else None
+                look = partial(self._looks.look, visit, key, slot, path, terms)
+                store = await self._in_thread(look)
                 if info := await self._if_completed(visit, key):
                     return info
                 await self.door.is_current(visit)

@@ -16,7 +16,7 @@ from stillreel.arrival.film import order_of, teaser_of
 from stillreel.arrival.inspect import inspect_film, inspect_still
 from stillreel.errors import ObjectMissing, ResultRefused
 from stillreel.gateway.access import Slot, result_task, temp_prefix
-from stillreel.gateway.visit import Visit
+from stillreel.gateway.visit import Terms, Visit
 from stillreel.job import JobSpec
 from stillreel.keys import output_key
 from stillreel.models.base import ModelSpec
@@ -32,8 +32,10 @@ class Looks:
     storage: Storage
     settings: Settings
 
-    def look(self, visit: Visit, key: str, slot: Slot, path: Path) -> Callable[[], ObjectInfo]:
-        """What stores it, once it was looked at. Raises ResultRefused."""
+    def look(
+        self, visit: Visit, key: str, slot: Slot, path: Path, terms: Terms | None
+    ) -> Callable[[], ObjectInfo]:
+        """What stores it, once it was looked at; `terms` are needed for what names a price."""
         match slot.content:
             case "film":
                 note = self._film(visit, path)
@@ -45,10 +47,10 @@ class Looks:
                 note = self._note(visit)
                 inspect_still(path, (note.width, note.height))
             case "receipt":
-                data = self._receipt(visit, path.read_bytes())
+                data = self._receipt(visit, path.read_bytes(), _known(terms))
                 return lambda: self.storage.put_bytes(key, data, content_type=slot.content_type)
             case "result":
-                data = self._result(visit, key, path.read_bytes())
+                data = self._result(visit, key, path.read_bytes(), _known(terms))
                 return lambda: self.storage.put_bytes(key, data, content_type=slot.content_type)
             case "image":
                 _check_start(path, b"\x89PNG\r\n\x1a\n", "PNG")
@@ -92,7 +94,7 @@ class Looks:
         except (ObjectMissing, ValidationError) as exc:
             raise ResultRefused("the video has to come first") from exc
 
-    def _receipt(self, visit: Visit, data: bytes) -> bytes:
+    def _receipt(self, visit: Visit, data: bytes, terms: Terms) -> bytes:
         note, (spec, _) = self._note(visit), self._order(visit)
         names = {"video": "output.mp4", "poster": "poster.jpg", "teaser": "teaser.mp4"}
         objects = {name: output_key(visit.job_id, file) for name, file in names.items()}
@@ -106,17 +108,33 @@ class Looks:
             spec=spec,
             note=note,
             objects=objects,
+            terms=terms,
             at=datetime.now(UTC),
         )
 
-    def _result(self, visit: Visit, key: str, data: bytes) -> bytes:
+    def _result(self, visit: Visit, key: str, data: bytes, terms: Terms) -> bytes:
         spec, model = self._order(visit)
         name, task = key.rpartition("/")[2], result_task(key, visit.run_id)
-        return checked_result(data, task, name, job_id=visit.job_id, spec=spec, model=model)
+        return checked_result(
+            data,
+            task,
+            name,
+            job_id=visit.job_id,
+            spec=spec,
+            model=model,
+            terms=terms,
+            at=datetime.now(UTC),
+        )
 
     def _order(self, visit: Visit) -> tuple[JobSpec, ModelSpec]:
         spec = visit.order()
         return spec, configured(get_model(spec.model), self.settings.inference)
+
+
+def _known(terms: Terms | None) -> Terms:
+    if terms is None:
+        raise ResultRefused("it is not known what its host costs")
+    return terms
 
 
 def _note_key(visit: Visit) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from stillreel.gateway.access import Access
@@ -23,8 +24,21 @@ class Visit:
     token: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the control side itself wrote down of a host and of a run that was handed to it."""
+
+    host: str
+    """The name of the host, as the drain gave it."""
+    usd_per_hour: float
+    """What the drain pays for it."""
+    claimed_at: datetime
+    begun_at: datetime
+    """When a host first claimed this run: inference may be that one's."""
+
+
 class Door(Protocol):
-    """Who may come in. Both methods raise LeaseRefused, NotLeased, PrefectUnavailable."""
+    """Who may come in. Its methods raise LeaseRefused, NotLeased, PrefectUnavailable."""
 
     async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
         """The visit of the host with this token, about this run of its own."""
@@ -35,4 +49,8 @@ class Door(Protocol):
 
         It is asked right before anything is stored. Raises StaleExecution too.
         """
+        ...
+
+    async def terms(self, visit: Visit) -> Terms:
+        """Of the lease that the run was handed to."""
         ...

@@ -21,13 +21,14 @@ from websockets.sync.client import ClientConnection, connect
 
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.labels import Label
-from stillreel.fleet.leases import FLOW, Leases
+from stillreel.fleet.leases import FLOW, Asked, Leases
 from stillreel.fleet.orders import granting
 from tests.api.background import prefect_client
 
 if TYPE_CHECKING:
     from tests.api.conftest import Api
 
+USD_PER_HOUR = 0.36
 PENDING = {"state": {"type": "PENDING", "name": "Pending"}}
 
 
@@ -90,10 +91,14 @@ def lessee(api: Api, pool: str = "local", *, hours: float = 1.0) -> Iterator[Les
         drain = str(client.create_flow_run(drain_flow, state=Running()).id)
     with prefect_calls() as calls:
         book = Leases(calls)
-        assert book.claim(drain, f"{pool}-{uuid4().hex}", datetime.now(UTC))
+        now = datetime.now(UTC)
+        until = now + timedelta(hours=hours)
+        assert book.claim(drain, f"{pool}-{uuid4().hex}", now)
+        asked = Asked(1, until, USD_PER_HOUR, now)
+        assert book.ask(drain, asked, usd=0.0, reserved_usd=0.0, now=now)
         calls.patch(f"/flow_runs/{drain}/labels", {"stillreel.drain.pool": pool})
         label = Label("main", drain, 1)
-        token = granting(book)(label, datetime.now(UTC) + timedelta(hours=hours))
+        token = granting(book)(label, until)
     base = f"{api.url}/lease/api"
     with httpx.Client(base_url=base, auth=("lease", token), timeout=60, trust_env=False) as line:
         yield Lessee(api, label, token, line)

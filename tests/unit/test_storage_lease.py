@@ -144,14 +144,17 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
     host.get_file(key, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
-    put_all(host, clip, cost__usd=999.0, video__width=7, video__key="outputs/other")
+    lies = {"cost__usd": 999.0, "cost__usd_per_hour": 99.0, "cost__host": "another"}
+    put_all(host, clip, video__width=7, video__key="outputs/other", cost__remote_usd=9.0, **lies)
 
     assert api.storage.get_bytes(output_key(JOB, "output.mp4")) == clip.video.read_bytes()
     receipt = json.loads(api.storage.get_bytes(output_key(JOB, "receipt.json")))
     assert (receipt["video"]["width"], receipt["video"]["sha256"]) == (160, clip.sha256)
     assert receipt["video"]["video"] == output_key(JOB, "output.mp4")
     assert "key" not in receipt["video"]
-    assert receipt["cost"]["usd"] == round(4.0 * 0.5 / 3600, 6)
+    cost = receipt["cost"]
+    assert (cost["host"], cost["usd_per_hour"], cost["remote_usd"]) == ("rented-1", 0.5, 0)
+    assert cost["usd"] == round(4.0 * 0.5 / 3600, 6)
     assert receipt["input"]["prompt"] == SPEC.prompt
     left = [i.key for i in api.storage.list("temp/")]
     assert left == [f"temp/{JOB}/film.json"]
@@ -175,8 +178,9 @@ def test_a_completed_job_is_not_changed_any_more(
         ({"video__sha256": "x"}, "video.sha256"),
         ({"took__gpu_seconds": -1}, "took.gpu_seconds"),
         ({"took__gpu_seconds": 1e300}, "took.gpu_seconds"),
-        ({"cost__usd_per_hour": float("nan")}, "cost.usd_per_hour"),
-        ({"cost__usd_per_hour": "free"}, "cost.usd_per_hour"),
+        ({"took__gpu_seconds": 3600}, "3600 s of the GPU"),
+        ({"cost__remote_usd": float("nan")}, "cost.remote_usd"),
+        ({"cost__remote_usd": "free"}, "cost.remote_usd"),
         ({"model__seed": None}, "model.seed"),
         ({"took__infer_seconds": {str(n): 1.0 for n in range(50)}}, "took.infer_seconds"),
     ],
@@ -365,7 +369,8 @@ def test_a_result_is_written_anew(api: Lender, host: LeaseStorage) -> None:
         data = record_of(value, f"stillreel.job.{type(value).__name__}", storage_key="any")
         host.put_bytes(key, data, content_type="application/octet-stream")
         record = ResultRecord.deserialize(api.storage.get_bytes(key))
-        assert record.result == value
+        ours = {"host": "rented-1", "host_price": 0.5} if task == "infer" else {}
+        assert record.result == value.model_copy(update=ours)
         assert host.get_bytes(key) != data
 
 
@@ -387,6 +392,7 @@ EVIL = "subprocess.getoutput"
         ("infer", record_of(latents(key=f"latents/{JOB}/../x"), "stillreel.job.Latents")),
         ("infer", record_of(latents(reused_from=OTHER), "stillreel.job.Latents")),
         ("infer", record_of(latents(seconds={"gpu": -1}), "stillreel.job.Latents")),
+        ("infer", record_of(latents(seconds={"gpu": 3600}), "stillreel.job.Latents")),
         ("infer", record_of(latents(warnings=["x" * 9999]), "stillreel.job.Latents")),
         ("fetch-image", record_of(prepared(key=source_key(OTHER)), "stillreel.job.Prepared")),
         ("fetch-image", record_of(prepared(frames=10**9), "stillreel.job.Prepared")),

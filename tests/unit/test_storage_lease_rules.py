@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from stillreel.errors import NotLeased, RequestRejected
+from stillreel.fleet.leases import HOST, Asked
 from stillreel.gateway.access import RunAccess
+from stillreel.gateway.door import terms_in
+from stillreel.gateway.lease import CLAIM, Lease
 from stillreel.gateway.uploads import Ticket, unseal
 from stillreel.keys import latents_key, output_key, source_key
 
@@ -135,3 +140,41 @@ def test_a_ticket_is_of_one_lease_and_one_run() -> None:
     ):
         with pytest.raises(NotLeased):
             unseal(text, key, lease=lease, run_id=run)
+
+
+# --- the terms ----------------------------------------------------------------------------------
+
+LEASE = Lease("22222222-2222-3333-4444-555555555555", 2, "a100", datetime(2026, 11, 29, tzinfo=UTC))
+
+
+def state(kind: str, minute: int, message: str = "") -> dict[str, str]:
+    return {"type": kind, "message": message, "timestamp": f"2026-11-28T12:{minute:02}:00Z"}
+
+
+def drain(**prices: float) -> dict[str, Any]:
+    until = LEASE.expires
+    labels = {
+        f"{HOST}{n[1:]}": Asked(int(n[1:]), until, usd).to_text() for n, usd in prices.items()
+    }
+    return {"id": LEASE.drain_id, "labels": labels}
+
+
+def test_what_a_host_costs_and_since_when_it_has_the_run_is_what_the_control_side_wrote() -> None:
+    mine, theirs = f"{CLAIM}{LEASE.id}", f"{CLAIM}another"
+    states = [
+        state("SCHEDULED", 1), state("PENDING", 2, theirs), state("RUNNING", 3),
+        state("SCHEDULED", 4), state("PENDING", 5, mine), state("RUNNING", 6, mine),
+    ]  # fmt: skip
+    terms = terms_in(drain(_1=9.0, _2=0.36), states, lease=LEASE, host="rented")
+    assert (terms.host, terms.usd_per_hour) == ("rented", 0.36)
+    assert (terms.begun_at.minute, terms.claimed_at.minute) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("prices", "message"), [({"_1": 9.0}, f"{CLAIM}{LEASE.id}"), ({"_2": 0.36}, f"{CLAIM}other")]
+)
+def test_without_a_price_or_a_claim_there_are_no_terms(
+    prices: dict[str, float], message: str
+) -> None:
+    with pytest.raises(NotLeased):
+        terms_in(drain(**prices), [state("PENDING", 2, message)], lease=LEASE, host="rented")
