@@ -408,7 +408,13 @@ class HostUndestroyed(FleetError):
 class ResultRefused(FleetError):
     """What a rented host has made is not what was ordered."""
 
-    code, retryable, http_status, ends_attempt = "result_refused", True, 502, True
+    code, retryable, http_status, ends_attempt = "result_refused", True, 422, True
+
+
+class ArrivalUnread(FleetError):
+    """What has arrived from a rented host could not be looked at now; a later try may succeed."""
+
+    code, retryable, http_status = "arrival_unread", True, 503
 
 
 # --- the HTTP API -----------------------------------------------------------------------------

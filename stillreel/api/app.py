@@ -36,6 +36,7 @@ from stillreel.api.metrics import Metrics
 from stillreel.api.middleware import install_middleware
 from stillreel.api.polls import Polls
 from stillreel.api.services import build_services
+from stillreel.arrival.inspect import warn_where_unconfined
 from stillreel.audit import auditing
 from stillreel.gateway.desk import Desk
 from stillreel.gateway.door import LeaseDoor
@@ -63,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
             keeper.fetch(record)
 
         warn_of_allowed(settings)
+        if settings.fleet.rented_via == "gateway":
+            warn_where_unconfined()
         api = connect(settings.api.prefect_seconds)
         try:
             services = build_services(settings, api, on_submitted=on_submitted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,23 +15,26 @@ from typing import Any, Literal
 
 from stillreel.arrival.boxes import media_bytes
 from stillreel.arrival.film import Film, FilmOrder, differences, film_of
-from stillreel.arrival.probe import OUTPUT_BYTES
-from stillreel.errors import ResultRefused
+from stillreel.arrival.probe import OUTPUT_BYTES, landlock_version
+from stillreel.errors import ArrivalUnread, ResultRefused
 
 MEMORY_BYTES = 1_500_000_000
 """Of address space, the code of the decoders among it."""
 CPU_SECONDS, CPU_SECONDS_A_FRAME = 15, 0.25
 """For an order; a frame of 1080p takes about 0.01."""
-WALL_FACTOR = 4
-"""How many times as long it may take on a busy machine."""
+WALL_FACTOR, WALL_SECONDS = 4, 60.0
+"""How many times as long it may take on a busy machine, and the start of the process."""
 STILL_BYTES = 8_000_000
 PROBE = Path(__file__).with_name("probe.py")
+
+log = logging.getLogger("stillreel.arrival")
 
 
 def inspect_film(path: Path, order: FilmOrder, *, cpu_seconds: float = 0.0) -> Film:
     """What is in the file, which is as ordered in every respect.
 
-    Raises ResultRefused, which says what is not; nothing that the file does gets further.
+    Raises ResultRefused, which says what is not; nothing that the file does gets further. Raises
+    ArrivalUnread where this machine could not look.
     """
     size = path.stat().st_size
     if size > order.bytes_max:
@@ -45,7 +49,7 @@ def inspect_film(path: Path, order: FilmOrder, *, cpu_seconds: float = 0.0) -> F
 
 
 def inspect_still(path: Path, size: tuple[int, int]) -> None:
-    """Nothing, when the file is a JPEG of this size. Raises ResultRefused."""
+    """Nothing, when the file is a JPEG of this size. Raises ResultRefused, ArrivalUnread."""
     if path.stat().st_size > STILL_BYTES:
         raise ResultRefused(f"it has more than {STILL_BYTES:,} bytes")
     with path.open("rb") as file:
@@ -62,10 +66,22 @@ def inspect_still(path: Path, size: tuple[int, int]) -> None:
         raise ResultRefused(f"it is {found} instead of {size[0]}x{size[1]}")
 
 
+def warn_where_unconfined() -> None:
+    """Say in the log where only limits hold what looks at the files of rented hosts."""
+    if landlock_version() < 1:
+        log.warning(
+            "this kernel has no Landlock, or does not let us use it: files of rented hosts are "
+            "decoded in a process that only limits hold (docs/security.md)"
+        )
+
+
 def ask(
     path: Path, kind: Literal["film", "still"], *, frames: int, side: int, cpu_seconds: float
 ) -> dict[str, Any]:
-    """What the probe says of the file, in so many seconds of a processor. Raises ResultRefused."""
+    """What the probe says of the file, in so many seconds of a processor.
+
+    Raises ResultRefused, ArrivalUnread where that is no fault of the file.
+    """
     seconds = round(cpu_seconds + 0.5) or 1
     numbers = (str(n) for n in (frames, side, seconds, MEMORY_BYTES))
     with path.open("rb") as file, tempfile.TemporaryFile() as answer:
@@ -79,14 +95,16 @@ def ask(
             start_new_session=True,
         )
         try:
-            code = process.wait(timeout=WALL_FACTOR * seconds + 30)
+            code = process.wait(timeout=WALL_FACTOR * seconds + WALL_SECONDS)
         except subprocess.TimeoutExpired:
-            raise ResultRefused(f"looking at it takes longer than {seconds} s") from None
+            raise ArrivalUnread("This machine is too busy to look at it; send it again.") from None
         finally:
             _end(process)
         answer.seek(0)
         text = answer.read(OUTPUT_BYTES)
-    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if code == -signal.SIGKILL:  # by the kernel, when memory is short
+        raise ArrivalUnread("The process that looked at it was killed; send it again.")
+    if code == -signal.SIGXCPU:
         raise ResultRefused(f"looking at it takes longer than {seconds} s of a processor")
     try:
         told = json.loads(text)
@@ -94,6 +112,9 @@ def ask(
         told = None
     if code != 0 or not isinstance(told, dict):
         raise ResultRefused("it ends the process that looks at it")
+    if "unconfined" in told:
+        log.error("arrivals cannot be looked at safely: %s", str(told["unconfined"])[:200])
+        raise ArrivalUnread
     return told
 
 

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import io
 import json
+import math
 import os
 import pkgutil
 import resource
@@ -18,6 +19,8 @@ import sys
 from typing import Any
 
 OUTPUT_BYTES = 65_536
+_CREATE, _RESTRICT, _NO_NEW_PRIVILEGES = 444, 446, 38
+"""Numbers of Landlock's calls on every kind of machine, and of an option of prctl."""
 
 _ALL_FILES = ((1, 13), (2, 14), (3, 15), (5, 16))
 """Landlock: from which version on how many rights over files there are (landlock(7))."""
@@ -30,7 +33,11 @@ def main() -> None:
     look = _film if kind == "film" else _still
     file = io.BufferedReader(io.FileIO(0))
     _prepare(kind)
-    confine(cpu_seconds, memory)
+    try:
+        confine(cpu_seconds, memory)
+    except OSError as exc:
+        sys.stdout.write(json.dumps({"unconfined": str(exc)}))
+        return
     try:
         facts = look(file, frames, side)
     except MemoryError:
@@ -41,32 +48,45 @@ def main() -> None:
 
 
 def confine(cpu_seconds: int, memory: int) -> None:
-    """Leave this process no file, no connection and no other process, for good."""
+    """Leave this process no file, no connection and no other process, for good.
+
+    It has so many seconds of a processor from now on. Raises OSError where the kernel has the means
+    for it and does not apply them.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    until = math.ceil(sum(os.times()[:2])) + cpu_seconds
+    # First SIGXCPU, and what does not heed it is killed; a kill alone comes from somebody else.
+    resource.setrlimit(resource.RLIMIT_CPU, (until, until + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (OUTPUT_BYTES, OUTPUT_BYTES))
     if sys.platform == "linux":  # elsewhere much is mapped that takes no memory
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # root is let nevertheless
         _lock_in()
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
+def landlock_version() -> int:
+    """Of the Landlock that this kernel has and lets us use; less than 1: none."""
+    if sys.platform != "linux":
+        return 0
+    return ctypes.CDLL(None).syscall(_CREATE, None, 0, 1)
+
+
 def _lock_in() -> None:
     """Landlock, where the kernel has it: without a rule all that it handles is forbidden."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    create, restrict, ask_version, no_new_privileges = 444, 446, 1, 38
-    version = libc.syscall(create, None, 0, ask_version)
+    version = landlock_version()
     if version < 1:
         return
+    libc = ctypes.CDLL(None, use_errno=True)
     files = (1 << max(n for since, n in _ALL_FILES if version >= since)) - 1
     tcp, signals_and_sockets = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
     fields = struct.pack("QQQ", files, tcp, signals_and_sockets)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = libc.syscall(create, fields, size, 0)
-    if ruleset < 0:
-        return
-    libc.prctl(no_new_privileges, 1, 0, 0, 0)
-    libc.syscall(restrict, ruleset, 0)
+    ruleset = libc.syscall(_CREATE, fields, size, 0)
+    if ruleset < 0 or libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), "Landlock cannot be used")
+    if libc.syscall(_RESTRICT, ruleset, 0) < 0:
+        raise OSError(ctypes.get_errno(), "Landlock is not applied")
     os.close(ruleset)
 
 

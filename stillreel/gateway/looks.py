@@ -27,7 +27,7 @@ from stillreel.storage import ObjectInfo, Storage
 
 @dataclass(frozen=True)
 class Looks:
-    """Each raises ResultRefused, RequestRejected, and what storage raises."""
+    """Each raises ResultRefused, RequestRejected, ArrivalUnread, and what storage raises."""
 
     storage: Storage
     settings: Settings
