@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -35,7 +36,7 @@ AT_ONCE = 2
 """Uploads that are brought here and looked at at a time, no two of them of one lease: each takes a
 processor, and room on this disk."""
 SMALL_AT_ONCE = 4
-"""The same of what came with its request and needs no processor."""
+"""The same of what came with its request and needs no processor; no two of one lease either."""
 WAITING = 16
 """Uploads of one lease that may wait for their turn."""
 LEASE_BYTES, LEASE_SECONDS = 100_000_000_000, 86_400.0
@@ -140,15 +141,13 @@ class Intake:
         """Raises ResultRefused, with the name of what is refused."""
         name = key.rpartition("/")[2]
         try:
-            # One at a time of a job: what one look found holds until it is stored.
-            async with self._lock(f"job {visit.job_id}"):
-                terms = await self.door.terms(visit) if slot.content in WITH_PRICE else None
-                look = partial(self._looks.look, visit, key, slot, path, terms)
-                store = await self._in_thread(look)
-                if info := await self._if_completed(visit, key):
-                    return info
-                await self.door.is_current(visit)
-                return await self._in_thread(store)
+            terms = await self.door.terms(visit) if slot.content in WITH_PRICE else None
+            look = partial(self._looks.look, visit, key, slot, path, terms)
+            store = await self._in_thread(look)
+            if info := await self._if_completed(visit, key):
+                return info
+            await self.door.is_current(visit)
+            return await self._in_thread(store)
         except (ResultRefused, RequestRejected, StaleExecution) as exc:
             facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
             log.warning("result refused", extra=facts | {"reason": exc.message})
@@ -199,18 +198,31 @@ class Intake:
             del self._taken[temp]
 
     def _folder(self) -> TemporaryDirectory[str]:
-        home = self.settings.host.home / "arrivals"
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return TemporaryDirectory(dir=home)
+        return TemporaryDirectory(dir=self._arrivals)
+
+    @cached_property
+    def _arrivals(self) -> Path:
+        """Where files are looked at; what a killed process left there a day ago is removed."""
+        arrivals = self.settings.host.home / "arrivals"
+        arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in arrivals.iterdir():
+            if left.stat().st_mtime < time.time() - 86_400:
+                shutil.rmtree(left, ignore_errors=True)
+        return arrivals
 
     @asynccontextmanager
     async def _turn(self, visit: Visit, *, is_small: bool = False) -> AsyncIterator[None]:
-        """The turn of one look, from before its bytes are brought until they are stored."""
+        """The turn of one look, from before its bytes are brought until they are stored.
+
+        Until then what it found of the job holds: nothing else of it is stored meanwhile. Who has a
+        turn for what is small waits for no other lock.
+        """
+        job = self._lock(f"job {visit.job_id}")
         if is_small:
-            async with self._small_turns:
+            async with self._lock(f"small of {visit.lease}"), job, self._small_turns:
                 yield
             return
-        async with self._lock(f"lease {visit.lease}"), self._turns:
+        async with self._lock(f"lease {visit.lease}"), self._turns, job:
             yield
 
     def _lock(self, name: str) -> asyncio.Lock:
