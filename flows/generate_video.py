@@ -8,7 +8,7 @@ from prefect import State, flow
 from prefect.runtime import flow_run as runtime_run
 from prefect.states import Cancelled
 
-from stillreel import form, hooks, job
+from stillreel import form, hooks, job, keys
 from stillreel.artifacts import artifact_key, show_result
 from stillreel.errors import JobCancelled, JobExpired, ObjectMissing, StaleExecution
 from stillreel.execution import Execution, assert_current, current_execution, is_current
@@ -18,6 +18,7 @@ from stillreel.process import die_with_host, die_with_parent, is_engine_child, l
 from stillreel.progress import progress_artifact
 from stillreel.settings import get_settings
 from stillreel.stages.encode import is_there
+from stillreel.storage import open_storage
 from stillreel.workdir import clean
 from tasks.encode import encode
 from tasks.fetch_image import fetch_image
@@ -106,6 +107,9 @@ def generate_video(
 def _carry_out(execution: Execution, spec: JobSpec) -> Video:
     settings = get_settings()
     assert_current(execution)
+    if execution.number > 1:  # to Prefect a result store that is away is one without results
+        storage = open_storage(settings.storage, settings.host.home)
+        storage.head(keys.output_key(execution.job_id, "receipt.json"))
     with progress_artifact(artifact_key(execution.job_id, "progress")):
         prepared = fetch_image(execution.job_id, spec)
         latents = infer(execution, spec, prepared)

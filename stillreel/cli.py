@@ -19,11 +19,13 @@ import typer
 from stillreel import (
     __version__,
     cli_costs,
+    cli_doctor,
     cli_fleet,
     cli_jobs,
     cli_keys,
     cli_owners,
     cli_storage,
+    cli_verify,
 )
 from stillreel.command import home_settings, need_api, prefect_settings
 from stillreel.errors import (
@@ -182,7 +184,10 @@ def up(
     pool: Annotated[str, typer.Option(help="The work pool that this machine serves.")] = "local",
     model: Annotated[str, typer.Option(help="Load this model at start.")] = "",
 ) -> None:
-    """Run the whole stack on this machine: Prefect server, HTTP API, deployments and a host."""
+    """Run the whole stack on this machine: Prefect server, HTTP API, deployments and a host.
+
+    Example: stillreel up
+    """
     from stillreel.up import run_up
 
     run_up(home_settings(), pool=pool, model=model)
@@ -196,6 +201,8 @@ def host(
     """Run everything that a GPU host runs: inference servers and the Prefect worker.
 
     Needs PREFECT_API_URL.
+
+    Example: stillreel host --pool g5 --model wan-2.2
     """
     from stillreel.host import run_host
 
@@ -213,6 +220,8 @@ def server(
     """Run the Prefect server of a larger installation, whole or in parts.
 
     Parts need Postgres (DATABASE_URL) and Redis (REDIS_URL); `stillreel up` has its own server.
+
+    Example: stillreel server --part api
     """
     from stillreel.prefect_server import Part, run_server
 
@@ -226,6 +235,8 @@ def control() -> None:
     """Run the worker of drains and the reaper; needs the account to rent from, and no GPU.
 
     Needs PREFECT_API_URL. `stillreel up` runs it where an account is set.
+
+    Example: stillreel control
     """
     from stillreel.host import run_control
 
@@ -239,6 +250,8 @@ def api() -> None:
     """Serve the HTTP API on STILLREEL_API_HOST and PORT, with the keeper.
 
     Needs PREFECT_API_URL.
+
+    Example: stillreel api
     """
     settings = prefect_settings()
     from stillreel.api.server import run_api
@@ -251,6 +264,8 @@ def keeper() -> None:
     """Look after the jobs without serving the API; the API's own process does it too.
 
     Needs PREFECT_API_URL.
+
+    Example: stillreel keeper
     """
     import asyncio
 
@@ -268,6 +283,8 @@ def deploy(as_json: JsonFlag = False) -> None:
 
     Needs PREFECT_API_URL. Schedules of drains and the reaper are on where an account to rent from
     is set (VAST_API_KEY, STILLREEL_EC2), and off elsewhere.
+
+    Example: stillreel deploy
     """
     import anyio
 
@@ -297,14 +314,19 @@ def show_project_dir() -> None:
 
 
 @app.command()
-def version() -> None:
+def version(as_json: JsonFlag = False) -> None:
     """Print the version."""
+    if as_json:
+        print_json({"stillreel": __version__})
+        return
     typer.echo(__version__)
 
 
 cli_jobs.mount(app)
 cli_fleet.mount(app)
 cli_costs.mount(app)
+cli_doctor.mount(app)
+cli_verify.mount(app)
 app.add_typer(cli_owners.owners, name="owners")
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_storage.storage, name="storage")

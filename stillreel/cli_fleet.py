@@ -120,7 +120,10 @@ def _simulate(pool: str, *, orders: int, price: float, seed: int, as_json: bool)
 
 @fleet.command("list")
 def list_hosts(as_json: JsonFlag = False) -> None:
-    """List rented hosts as their providers see them."""
+    """List rented hosts as their providers see them.
+
+    Example: stillreel fleet list
+    """
     settings = home_settings()
     from stillreel.fleet import flows
 
@@ -149,6 +152,8 @@ def reap(
     """Destroy hosts and leftovers that no living drain looks after; for a cron elsewhere.
 
     Needs PREFECT_API_URL. Without a single lease in Prefect nothing is touched.
+
+    Example: stillreel fleet reap --dry-run
     """
     settings = prefect_settings()
     from stillreel.fleet import flows
@@ -167,6 +172,8 @@ def destroy(
     """Destroy rented hosts now, whatever they do; jobs on them wait again.
 
     Needs no Prefect server.
+
+    Example: stillreel fleet destroy --all
     """
     if bool(label) == everything:
         raise RequestRejected("give the labels of hosts, or --all, and not both")
@@ -178,16 +185,20 @@ def destroy(
 
 
 @fleet.command("resume")
-def resume(pool: Pool = "a100") -> None:
+def resume(pool: Pool = "a100", as_json: JsonFlag = False) -> None:
     """Let drains of a pool rent again, after three hosts in a row did not come to work.
 
     Look first why: at the image, at a host's log, at what the provider says. Needs PREFECT_API_URL.
+
+    Example: stillreel fleet resume a100
     """
     prefect_settings()
     from stillreel.fleet import flows
 
     failed = flows.resume(pool)
     say(f"drains of {pool} may rent; before, {failed} hosts in a row did not come to work")
+    if as_json:
+        print_json({"pool": pool, "failed_before": failed})
 
 
 @fleet.command("quarantine")
@@ -195,6 +206,8 @@ def quarantine(as_json: JsonFlag = False) -> None:
     """List machines that are left out for a week, and owners of two or more of them.
 
     Needs PREFECT_API_URL.
+
+    Example: stillreel fleet quarantine
     """
     prefect_settings()
     from stillreel.fleet import flows
@@ -203,18 +216,24 @@ def quarantine(as_json: JsonFlag = False) -> None:
 
 
 @fleet.command("start")
-def start() -> None:
-    """Start the EC2 instance that is kept (STILLREEL_EC2_KEPT_INSTANCE)."""
-    _kept("start")
+def start(as_json: JsonFlag = False) -> None:
+    """Start the EC2 instance that is kept (STILLREEL_EC2_KEPT_INSTANCE).
+
+    Example: stillreel fleet start
+    """
+    _kept("start", as_json)
 
 
 @fleet.command("stop")
-def stop() -> None:
-    """Stop the EC2 instance that is kept; from then on only its disk costs."""
-    _kept("stop")
+def stop(as_json: JsonFlag = False) -> None:
+    """Stop the EC2 instance that is kept; from then on only its disk costs.
+
+    Example: stillreel fleet stop
+    """
+    _kept("stop", as_json)
 
 
-def _kept(action: str) -> None:
+def _kept(action: str, as_json: bool) -> None:
     settings = home_settings().fleet
     from stillreel.fleet.ec2 import Ec2
 
@@ -228,3 +247,5 @@ def _kept(action: str) -> None:
     finally:
         ec2.close()
     say(f"{settings.ec2_kept_instance}: {action} is under way")
+    if as_json:
+        print_json({"instance": settings.ec2_kept_instance, "under_way": action})

@@ -127,13 +127,19 @@ def submit(
 
 
 def show_status(job_id: JobId, as_json: JsonFlag = False) -> None:
-    """Show a job as it is."""
+    """Show a job as it is.
+
+    Example: stillreel status job_0123 --json
+    """
     with api_client() as client:
         _print_job(client.get(job_id), as_json)
 
 
 def watch(job_id: JobId, as_json: JsonFlag = False) -> None:
-    """Show how a job goes on, until it ends; exit code 1 when it ends without a video."""
+    """Show how a job goes on, until it ends; exit code 1 when it ends without a video.
+
+    Example: stillreel watch job_0123
+    """
     with api_client() as client:
         _finish(client, job_id, None, as_json)
 
@@ -149,7 +155,10 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    Example: stillreel list --status queued --limit 50
+    """
     with api_client() as client:
         found = list(client.list(limit=limit, status=status, model=model, batch_id=batch, q=text))
     rows = [job.model_dump(mode="json") if as_json else job_row(job) for job in found]
@@ -159,13 +168,19 @@ def list_jobs(
 
 
 def cancel(job_id: JobId, as_json: JsonFlag = False) -> None:
-    """End a job that waits or runs; doing it twice is the same as once."""
+    """End a job that waits or runs; doing it twice is the same as once.
+
+    Example: stillreel cancel job_0123
+    """
     with api_client() as client:
         _print_job(client.cancel(job_id), as_json)
 
 
 def retry(job_id: JobId, as_json: JsonFlag = False) -> None:
-    """Try a job that failed, expired or was cancelled again; finished stages are not repeated."""
+    """Try a job that failed, expired or was cancelled again; finished stages are not repeated.
+
+    Example: stillreel retry job_0123
+    """
     with api_client() as client:
         _print_job(client.retry(job_id), as_json)
 
@@ -176,7 +191,10 @@ def download(
     variant: Annotated[str, typer.Option(help="video, poster or teaser.")] = "video",
     as_json: JsonFlag = False,
 ) -> None:
-    """Save a job's video, compared with the checksum of what was made; print the file's path."""
+    """Save a job's video, compared with the checksum of what was made; print the file's path.
+
+    Example: stillreel download job_0123 -o photo.mp4
+    """
     with api_client() as client:
         path = client.download(job_id, output, variant=variant)  # type: ignore[arg-type]
     if as_json:
@@ -190,7 +208,10 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Delete a job with its image, its video and its prompt; a running one is cancelled."""
+    """Delete a job with its image, its video and its prompt; a running one is cancelled.
+
+    Example: stillreel delete job_0123 --yes
+    """
     if not yes:
         if not sys.stdin.isatty():
             raise RequestRejected("nobody can be asked here; give --yes to delete the job")
@@ -214,7 +235,10 @@ def estimate(
     height: Side = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a video would take; nothing is ordered."""
+    """Say what a video would take; nothing is ordered.
+
+    Example: stillreel estimate --model wan-2.2 --duration 5
+    """
     with api_client() as client:
         found = client.estimate(
             prompt,

@@ -64,7 +64,10 @@ def list_keys(
     owner: Annotated[str, typer.Argument(help="Only this owner's.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """List keys, never their secrets."""
+    """List keys, never their secrets.
+
+    Example: stillreel keys list acme
+    """
 
     async def work(store: OwnerStore) -> list[dict[str, Any]]:
         return await key_rows(store, [await store.need(owner)] if owner else await store.all())
@@ -74,7 +77,10 @@ def list_keys(
 
 @keys.command("revoke")
 def revoke(key_id: KeyId, as_json: JsonFlag = False) -> None:
-    """End a key now; the API refuses it within 5 seconds."""
+    """End a key now; the API refuses it within 5 seconds.
+
+    Example: stillreel keys revoke abcdefgh2345
+    """
     from stillreel.owners import revoke_key
 
     async def work(store: OwnerStore) -> Owner:
@@ -95,7 +101,10 @@ def rotate(
     now: Annotated[bool, typer.Option("--now", help="The old key ends now.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a key that takes another's place and print it; the old one works for 24 hours more."""
+    """Make a key that takes another's place and print it; the old one works for 24 hours more.
+
+    Example: stillreel keys rotate abcdefgh2345 --now
+    """
     from stillreel.owners import GRACE, new_key_text, parse_key, replace_key
 
     at, text = datetime.now(UTC), new_key_text()

@@ -24,6 +24,8 @@ def list_models(as_json: JsonFlag = False) -> None:
     """List the models that can be ordered, and the weights on this machine.
 
     Where no API is set up or answers, the weights alone.
+
+    Example: stillreel models list --json
     """
     from stillreel.models.registry import MODELS
 

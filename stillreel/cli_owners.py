@@ -61,7 +61,10 @@ def set_owner(
     max_priority: MaxPriority = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change quota and priority of an owner; what is not given stays."""
+    """Change quota and priority of an owner; what is not given stays.
+
+    Example: stillreel owners set acme --jobs-waiting 50
+    """
 
     async def work(store: OwnerStore) -> Owner:
         return await store.change(
@@ -75,13 +78,19 @@ def set_owner(
 
 @owners.command("list")
 def list_owners(as_json: JsonFlag = False) -> None:
-    """List all owners."""
+    """List all owners.
+
+    Example: stillreel owners list
+    """
     print_rows([_owner_facts(owner) for owner in with_owners(lambda store: store.all())], as_json)
 
 
 @owners.command("show")
 def show_owner(name: OwnerName, as_json: JsonFlag = False) -> None:
-    """Show an owner with its keys and webhook URLs."""
+    """Show an owner with its keys and webhook URLs.
+
+    Example: stillreel owners show acme --json
+    """
 
     async def work(store: OwnerStore) -> dict[str, Any]:
         owner = await store.need(name)
@@ -100,7 +109,10 @@ def show_owner(name: OwnerName, as_json: JsonFlag = False) -> None:
 
 @owners.command("delete")
 def delete_owner(name: OwnerName, as_json: JsonFlag = False) -> None:
-    """Delete an owner with all its keys; its jobs stay."""
+    """Delete an owner with all its keys; its jobs stay.
+
+    Example: stillreel owners delete acme
+    """
     with_owners(lambda store: store.delete(name))
     say(f"owner {name} is deleted; its jobs belong to the next owner of this name")
     if as_json:

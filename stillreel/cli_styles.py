@@ -19,6 +19,8 @@ def list_styles(as_json: JsonFlag = False) -> None:
 
     Of the API where one is set up and answers, else of this machine. A file of your own
     (STILLREEL_STYLES) is checked in any case.
+
+    Example: stillreel styles --json
     """
     home_settings()
     looks = _ask_api()

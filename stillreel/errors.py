@@ -134,6 +134,12 @@ class StorageRefused(StorageError):
     code = "storage_refused"
 
 
+class VideoChanged(StorageError):
+    """The stored video is not the one that its receipt is about; nothing is signed for it."""
+
+    code, http_status = "video_changed", 409
+
+
 class StorageUnavailable(StorageError):
     """Storage does not answer now; a later try may succeed."""
 
@@ -304,6 +310,12 @@ class StaleExecution(StillreelError):
     """This execution is not the current one of its job; it leaves without work."""
 
     code, http_status = "stale_execution", 409
+
+
+class NotVerified(StillreelError):
+    """What was to be verified is not what it says that it is."""
+
+    code, http_status = "not_verified", 422
 
 
 class JobFailed(StillreelError):

@@ -84,7 +84,7 @@ async def newest_live(api: PrefectApi, pools: Iterable[str]) -> HostReport | Non
     Raises PrefectUnavailable, PrefectRefused.
     """
     names = sorted(set(pools))
-    online = await asyncio.gather(*(_workers_online(api, pool) for pool in names))
+    online = await asyncio.gather(*(workers_online(api, pool) for pool in names))
     live = {(pool, worker) for pool, found in zip(names, online, strict=True) for worker in found}
     if not live:
         return None
@@ -95,6 +95,15 @@ async def newest_live(api: PrefectApi, pools: Iterable[str]) -> HostReport | Non
         if report and (report.pool, report.worker) in live:
             return report
     return None
+
+
+async def workers_online(api: PrefectApi, pool: str) -> list[str]:
+    """The workers of a work pool that are online now. Raises PrefectUnavailable, PrefectRefused."""
+    since = datetime.now(UTC) - RECENT  # Prefect keeps the workers of hosts that are long gone
+    recent = {"last_heartbeat_time": {"after_": since.isoformat()}}
+    body = {"workers": recent, "limit": PAGE}
+    workers = await api.ask(f"/work_pools/{pool}/workers/filter", body)
+    return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
 
 
 async def gpu_name() -> str | None:
@@ -186,11 +195,3 @@ def _loaded(settings: Settings) -> tuple[str, ...]:
         if health.loaded:
             found.append(health.model)
     return tuple(found)
-
-
-async def _workers_online(api: PrefectApi, pool: str) -> list[str]:
-    since = datetime.now(UTC) - RECENT  # Prefect keeps the workers of hosts that are long gone
-    recent = {"last_heartbeat_time": {"after_": since.isoformat()}}
-    body = {"workers": recent, "limit": PAGE}
-    workers = await api.ask(f"/work_pools/{pool}/workers/filter", body)
-    return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]

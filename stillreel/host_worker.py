@@ -11,15 +11,16 @@ import argparse
 import logging
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 import anyio
 import anyio.abc
+import httpx
 import psutil
 from prefect.workers.process import (
     ProcessJobConfiguration,
@@ -42,6 +43,7 @@ log = logging.getLogger("stillreel.host_worker")
 # It takes the place of the standard worker in this process, which is what Prefect warns about.
 warnings.filterwarnings("ignore", message="Type 'HostWorker'", category=UserWarning)
 
+_T = TypeVar("_T")
 HAND_OVER_SECONDS = 20.0
 _RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
@@ -51,8 +53,53 @@ class HostWorker(ProcessWorker):
 
     type = "process"
     stopping = False
+    _is_away = False
+    """Whether Prefect did not answer when it was asked the last time."""
     _young: frozenset[UUID] = frozenset()
     """Runs whose submission had not ended when the last poll was sent: its answer is too old."""
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Poll once; while Prefect is away there is nothing to do.
+
+        The standard worker ends after some failures (a minute of them, where Prefect's database is
+        away), and what it works on ends with it.
+        """
+        return await self._unless_away(super().get_and_submit_flow_runs) or []
+
+    async def _sync_and_initialize(self) -> None:
+        await self._unless_away(super()._sync_and_initialize)
+
+    async def _unless_away(self, ask: Callable[[], Awaitable[_T]]) -> _T | None:
+        """What Prefect answers; None while it is away. What it refuses is raised."""
+        try:
+            answer = await ask()
+        except httpx.HTTPError as exc:
+            self._note_away(exc)
+            return None
+        self._is_away = False
+        return answer
+
+    def _note_away(self, error: httpx.HTTPError) -> None:
+        """Say once per outage that Prefect is away; a refusal is raised again."""
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+            raise error
+        if not self._is_away:
+            log.warning("Prefect is away (%s); what runs here goes on", type(error).__name__)
+        self._is_away = True
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        """Claim and start a run; one that cannot be claimed now is left to a later poll.
+
+        The standard worker would end by it, and with it what runs here.
+        """
+        try:
+            await super()._submit_run(flow_run)
+        except httpx.HTTPError as exc:
+            self._note_away(exc)
+            self._release_limit_slot(flow_run.id)
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            if self._cancelling_observer is not None:
+                self._cancelling_observer.remove_in_flight_flow_run_id(flow_run.id)
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         self._young = frozenset(self._submitting_flow_run_ids)

@@ -27,6 +27,9 @@ PROMPT_LIMIT = 4000
 SEED_LIMIT = 2**32 - 1
 DURATION_LIMIT = 30.0
 SIDE_LIMIT = 4096
+LATER = ("style", "camera")
+"""Fields of an order that hosts of an earlier release may not know. A new field belongs here, and
+its default has to mean what orders meant without it."""
 
 _JOB_ID = re.compile(r"job_[0-9a-z]{8,64}")
 
@@ -72,6 +75,17 @@ class _Value(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """This value as plain JSON data."""
         return self.model_dump(mode="json")
+
+
+class _Result(_Value):
+    """What a task leaves for later ones, in a file that another release of ours may read.
+
+    A host of the release before may take over from a newer one: what it does not know of a result
+    it leaves out. A field that older hosts must not overlook needs a new version of its task
+    (`tasks/cache_keys.py`).
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
 
 ImageUrl = Annotated[str, Field(max_length=2048, description="Public http(s) address of the image")]
@@ -149,6 +163,17 @@ class JobSpec(_Value):
     webhook_url: WebhookUrl = ""
     owner: OwnerName = ""
 
+    def to_parameters(self) -> dict[str, Any]:
+        """The parameters of the flow run that carries this order out.
+
+        A later field that is not given is left out: the flow of an earlier release fails over a
+        parameter that it does not know, and hosts are upgraded last.
+        """
+        unsaid = {
+            name for name in LATER if getattr(self, name) == JobSpec.model_fields[name].default
+        }
+        return self.model_dump(mode="json", exclude=unsaid)
+
     @field_validator(
         "prompt",
         "negative_prompt",
@@ -177,7 +202,7 @@ class JobSpec(_Value):
         return value
 
 
-class Shot(_Value):
+class Shot(_Result):
     """A JobSpec resolved against its model: the exact numbers that the backend is given."""
 
     model: ModelName
@@ -225,7 +250,7 @@ class Shot(_Value):
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-class SourceImage(_Value):
+class SourceImage(_Result):
     """The decoded, oriented, size-checked input, fitted to the model's grid and stored as PNG."""
 
     key: str
@@ -235,7 +260,7 @@ class SourceImage(_Value):
     original_sha256: str
 
 
-class Prepared(_Value):
+class Prepared(_Result):
     """What inference starts from: the shot, and the image unless there is only a prompt."""
 
     shot: Shot
@@ -243,7 +268,7 @@ class Prepared(_Value):
     seconds: float = 0.0
 
 
-class Latents(_Value):
+class Latents(_Result):
     """The durable outcome of inference: enough to decode again on any host."""
 
     key: str
@@ -262,7 +287,7 @@ class Latents(_Value):
     reused_from: str = ""
 
 
-class Clip(_Value):
+class Clip(_Result):
     """The encoded files on this host, ready for upload."""
 
     host: str
@@ -290,7 +315,7 @@ class Clip(_Value):
         return self.frames / self.fps
 
 
-class Video(_Value):
+class Video(_Result):
     """The stored result."""
 
     key: str

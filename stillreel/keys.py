@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+SIGNED_RECEIPT = "receipt.signed.json"
+"""The name of the signed receipt, beside the receipt."""
+
 
 def input_key(job_id: str, extension: str) -> str:
     """Where the bytes are kept that the caller sent; `extension` without a dot."""

@@ -141,12 +141,25 @@ class PrefectApi:
                 if time.monotonic() + wait > deadline:
                     raise PrefectUnavailable from exc
             else:
-                if response.status_code not in _PASSING:
+                if not await self._passes(response):
                     return _data(response)
                 if time.monotonic() + wait > deadline:
                     raise PrefectUnavailable
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             wait = min(wait * 2, LONGEST_WAIT)
+
+    async def _passes(self, response: httpx.Response) -> bool:
+        """Whether a later try may be answered otherwise.
+
+        Prefect answers 500 for one bad run, which stays bad, and for all while it has no database.
+        """
+        if response.status_code != 500:
+            return response.status_code in _PASSING
+        try:
+            ready = await self._client.get("/ready", timeout=None)
+        except httpx.TransportError:
+            return True
+        return ready.status_code == 503
 
     @asynccontextmanager
     async def _turn(self, *, writes: bool) -> AsyncIterator[None]:

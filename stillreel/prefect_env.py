@@ -70,6 +70,8 @@ def worker_env(settings: Settings) -> dict[str, str]:
         "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule",
+        # What Prefect answers while its database is away; 503 is tried again anyway.
+        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     }
     if settings.storage.kind != "local" and not has_lease():
         # So that another host finds what is finished; a lease reads no blocks.

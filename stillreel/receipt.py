@@ -9,6 +9,11 @@ from stillreel import __version__
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Shot
 
 
+def without_texts(spec: JobSpec, *, embed_prompt: bool) -> JobSpec:
+    """The order as file and receipt may tell of it: this host may leave all prompts out."""
+    return spec if embed_prompt else spec.model_copy(update={"embed_prompt": False})
+
+
 def cost_usd(gpu_seconds: float, host_price: float) -> float:
     """US$ of the GPU time at the host's price per hour."""
     return round(gpu_seconds * host_price / 3600, 6)

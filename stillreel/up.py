@@ -21,7 +21,9 @@ from stillreel.settings import Settings
 from stillreel.supervisor import Service, Supervisor
 from stillreel.workdir import sweep
 
-START_SECONDS = 180.0
+START_SECONDS = 600.0
+"""For a server that lives and does not answer yet: the first start makes a database, and a machine
+that is busy takes minutes for it."""
 
 
 def run_up(settings: Settings, *, pool: str, model: str) -> None:

@@ -8,6 +8,7 @@ from prefect import task
 
 from stillreel.execution import Execution, assert_current
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Video
+from stillreel.receipt import without_texts
 from stillreel.settings import get_settings
 from stillreel.stages import upload as stage
 from stillreel.storage import open_storage
@@ -31,7 +32,7 @@ def upload(
     return stage.upload(
         execution.job_id,
         execution.number,
-        spec,
+        without_texts(spec, embed_prompt=settings.host.embed_prompt),
         prepared,
         latents,
         clip,

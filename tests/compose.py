@@ -22,14 +22,14 @@ import yaml
 
 from stillreel.project import project_dir
 from tests.services.daemon import Daemon, NotReady, free_ports, running_daemon
-from tests.services.postgres import running_postgres
-from tests.services.redis import running_redis
+from tests.services.postgres import postgres_daemon
+from tests.services.redis import redis_daemon
 
 FILE = project_dir() / "infra" / "compose.yaml"
 PACKAGES = project_dir() / ".server-packages"
 """Where `make services` puts what only the control image has."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 
 
 def interpolate(text: str, env: Mapping[str, str]) -> str:
@@ -64,8 +64,12 @@ class Compose:
 
     def __init__(self, folder: Path, env: dict[str, str], stack: ExitStack) -> None:
         self.env = env
+        self.beside: dict[str, str] = {}
+        """What each service gets that the file does not name."""
         self.ports: dict[str, int] = {}
         self.daemons: dict[str, Daemon] = {}
+        self.beneath: dict[str, Daemon] = {}
+        """Postgres and Redis."""
         self._folder = folder
         self._stack = stack
         self._done: set[str] = set()
@@ -125,6 +129,10 @@ class Compose:
         )
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
+    def home(self, called: str) -> Path:
+        """The `STILLREEL_HOME` of a service."""
+        return self._folder / called
+
     def log(self, called: str) -> str:
         return (self._folder / f"{called}.log").read_text(errors="replace")
 
@@ -137,10 +145,11 @@ class Compose:
         port = str(self.ports.get(called, 0) or 1)
         return {
             **_of_this_machine(),
-            "STILLREEL_HOME": str(self._folder / called),
+            "STILLREEL_HOME": str(self.home(called)),
             "STILLREEL_API_PORT": port,
             "STILLREEL_PREFECT_PORT": port,
             **given,
+            **self.beside,
         }
 
     def _placed(self, text: str) -> str:
@@ -164,15 +173,18 @@ def running_compose(**env: str) -> Iterator[Compose]:
     """The installation with Postgres and Redis up and nothing else; secrets by make-env.sh."""
     with tempfile.TemporaryDirectory(prefix="co-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
-        address = urlsplit(stack.enter_context(running_postgres(database="prefect")))
+        url, postgres = stack.enter_context(postgres_daemon(database="prefect"))
+        address = urlsplit(url)
         file = folder / ".env"
         file.write_text(f"POSTGRES_PASSWORD={address.password}\n")
         made = make_env(file) | env
         assert made["POSTGRES_PASSWORD"] == address.password  # what is there stays
         compose = Compose(folder, made, stack)
         command = compose.services["redis"]["command"]
-        redis = running_redis(command[1:], password=made["REDIS_PASSWORD"])
-        compose.ports |= {"postgres": address.port or 0, "redis": stack.enter_context(redis)}
+        running = redis_daemon(command[1:], password=made["REDIS_PASSWORD"])
+        port, redis = stack.enter_context(running)
+        compose.ports |= {"postgres": address.port or 0, "redis": port}
+        compose.beneath |= {"postgres": postgres, "redis": redis}
         yield compose
 
 

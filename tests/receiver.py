@@ -170,6 +170,9 @@ def _server_of(owner: Receiver) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             owner.take(self)
 
+        def do_HEAD(self) -> None:
+            owner.take(self)
+
         def do_POST(self) -> None:
             owner.take(self)
 

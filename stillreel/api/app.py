@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,7 @@ from stillreel.api import (
     metrics,
     openai,
     presign,
+    receipts,
     studio,
     usage,
     webhooks,
@@ -64,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
             app.state.desk = Desk(api, installation=settings.fleet.installation)
+            app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)
             app.state.checks = health.Checks(services)
             app.state.metrics = Metrics(
                 keeper_actions=keeper.counts, webhook_attempts=services.deliveries.counts
@@ -96,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
         batches,
         openai,
         presign,
+        receipts,
         webhooks,
         health,
         files,

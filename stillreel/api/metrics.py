@@ -42,7 +42,7 @@ QUANTILES: Final = {"0.5": 49, "0.9": 89, "0.99": 98}
 
 _FROM_ZERO: Mapping[str, Sequence[str]] = {
     "webhook_attempts": ("delivered", "no_receiver"),
-    "keeper_actions": ("crashed", "requeued", "gave_up"),
+    "keeper_actions": ("crashed", "requeued", "gave_up", "deaf"),
 }
 """Told before the first one too: Prometheus sees no increase in a series that is born at 1."""
 

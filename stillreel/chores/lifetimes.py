@@ -16,7 +16,7 @@ from stillreel.errors import StillreelError
 from stillreel.jobs import marks
 from stillreel.jobs.ids import is_job_id
 from stillreel.jobs.record import Record, record_of
-from stillreel.keys import inputs_prefix
+from stillreel.keys import SIGNED_RECEIPT, inputs_prefix
 from stillreel.prefect_api import PAGE, PrefectApi
 from stillreel.settings import StorageSettings
 from stillreel.storage import ObjectInfo, Storage
@@ -27,7 +27,7 @@ CHUNK = 1000
 """Objects in one go."""
 ORPHAN_AGE = timedelta(hours=1)
 """An image that came inside a request is stored just before its job is made."""
-KEPT = "/receipt.json"
+KEPT = ("/receipt.json", f"/{SIGNED_RECEIPT}")
 """Small, and what makes a job a completed one."""
 
 

@@ -86,6 +86,10 @@ class Server:
             )
         return cls(found, _checked_key(key))
 
+    def headers(self) -> dict[str, str]:
+        """What says to this API who is asking."""
+        return {"Authorization": f"Bearer {self._key}"}
+
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Tell of what fails on the network as ApiUnreachable."""
@@ -100,7 +104,7 @@ class Server:
         url, is_ours = call.path, call.path.startswith("/")
         if is_ours:
             url = self.url + url
-            headers["Authorization"] = f"Bearer {self._key}"
+            headers |= self.headers()
         return {
             "method": call.method,
             "url": url,

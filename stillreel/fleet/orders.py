@@ -126,6 +126,8 @@ def host_env(
     fleet = settings.fleet
     passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
+    if not settings.host.embed_prompt:  # what is kept out of files here is kept out there
+        api["STILLREEL_EMBED_PROMPT"] = "0"
     if fleet.rented_via == "gateway":
         prefect = {
             "PREFECT_API_URL": f"{_gateway_base(settings)}/lease/api",

@@ -49,8 +49,9 @@ AFTERMATH = timedelta(minutes=10)
 """A process that was cut off may still write; so long after the deletion is looked once more."""
 
 TASKS = ("fetch-image", "infer", "encode", "upload", "notify")
-RESULT_VERSION = 1
-"""What names of results begin with: task, version (tasks/cache_keys.py), run."""
+RESULT_VERSIONS = (1, 2)
+"""What names of results begin with: task, version, run. Those of tasks/cache_keys.py, and of the
+releases before: their jobs are deleted by this one."""
 
 _RANDOM = re.compile(r"[0-9a-f]{32}")
 
@@ -198,7 +199,11 @@ def delete_results(services: Services, run_id: str, names: Iterable[str]) -> Non
     """Delete Prefect's results: those of these names, and those with the run's id in theirs."""
     storage, settings = services.storage, services.settings
     if settings.storage.kind != "local":
-        prefixes = (f"{RESULT_FOLDER}/{task}-{RESULT_VERSION}-{run_id}-" for task in TASKS)
+        prefixes = (
+            f"{RESULT_FOLDER}/{task}-{version}-{run_id}-"
+            for task in TASKS
+            for version in RESULT_VERSIONS
+        )
         own = {info.key for prefix in prefixes for info in storage.list(prefix)}
         _delete_all(storage, own | {f"{RESULT_FOLDER}/{name}" for name in names})
         return

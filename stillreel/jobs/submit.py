@@ -67,7 +67,7 @@ class Order:
         run: dict[str, Any] = {
             "name": run_name(spec.model, spec.prompt),
             "idempotency_key": self.job_id,
-            "parameters": spec.to_json(),
+            "parameters": spec.to_parameters(),
             # A JobSpec is what the schema describes; checking it again is a fifth of a create.
             "enforce_parameter_schema": False,
             "tags": tags,

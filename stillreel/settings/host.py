@@ -51,6 +51,11 @@ class HostSettings(Concern):
     host_price: float = Field(
         0.0, ge=0, description="US$ per hour of this host, for the cost in each result."
     )
+    embed_prompt: bool = Field(
+        True,
+        description="Write prompt, style and camera into the file and the receipt; false leaves "
+        "them out whatever an order says. The same on all hosts.",
+    )
     spot_notice: bool = Field(
         False,
         description="This host is an EC2 spot instance: when AWS gives the two minutes' notice, it "

@@ -14,6 +14,7 @@ from stillreel.inference.entry import DecodeOrder, Entry
 from stillreel.job import Clip, JobSpec, Latents, Phase, Prepared, Stage
 from stillreel.nvenc import encoder_for
 from stillreel.progress import report
+from stillreel.receipt import without_texts
 from stillreel.settings import Settings
 from stillreel.storage import Storage
 from stillreel.workdir import job_dir
@@ -76,7 +77,12 @@ def encode(
             encoder=encoder,
             quality=spec.quality,
             threads=settings.host.encode_threads,
-            metadata=_describe(job_id, spec, prepared, encoder),
+            metadata=_describe(
+                job_id,
+                without_texts(spec, embed_prompt=settings.host.embed_prompt),
+                prepared,
+                encoder,
+            ),
             on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
         )
     clip = Clip(

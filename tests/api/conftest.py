@@ -94,7 +94,7 @@ def prefect_api() -> Iterator[str]:
     """The address of a Prefect server with our deployments."""
     from stillreel.deploy import deploy
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=280):
         url = str(PREFECT_API_URL.value())
         os.environ["PREFECT_API_URL"] = url  # `prefect deploy` is a process of its own
         get_settings.cache_clear()

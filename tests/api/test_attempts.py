@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import inf
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -233,9 +235,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keeper(control: Control, tally: Tally, clock: Clock) -> Any:
-    """`keeper(seconds)`: looks as often as it should for so long by its own clock."""
-    runs = DeadRuns(control.services, tally, clock=clock)
+    """`keeper(seconds)`: looks as often as it should for so long by its own clock.
 
+    That one is faster than Prefect stores events, so it need not hear itself.
+    """
+    return looking(control, DeadRuns(control.services, tally, clock=clock, deaf_seconds=inf), clock)
+
+
+def looking(control: Control, runs: DeadRuns, clock: Clock) -> Callable[..., None]:
     def look(seconds: float = 0.0) -> None:
         until = clock.now + seconds
         while clock.now < until:
@@ -282,6 +289,29 @@ def test_time_in_which_nobody_looked_kills_nobody(
     keeper()
     keeper(dead_runs.NEVER_HEARD_SECONDS - 1)
     assert control.read(job_id).record.state_type == "RUNNING"
+
+
+def test_a_keeper_that_does_not_hear_itself_takes_nobody_for_dead(
+    control: Control, tally: Tally, clock: Clock
+) -> None:
+    """As after an outage of Redis, when Prefect's servers do not hear each other for a minute."""
+    keeper = looking(
+        control, DeadRuns(control.services, tally, clock=clock, deaf_seconds=1.0), clock
+    )
+    job_id = control.api.submit()["job_id"]
+    put(control, job_id, Running())
+    keeper(dead_runs.NEVER_HEARD_SECONDS * 2)
+    assert control.read(job_id).record.state_type == "RUNNING"
+
+
+def test_a_keeper_hears_itself(control: Control, tally: Tally, clock: Clock) -> None:
+    runs = DeadRuns(control.services, tally, clock=clock)
+    put(control, control.api.submit()["job_id"], Running())
+    deadline = monotonic() + 60
+    while not runs.is_heard and monotonic() < deadline:
+        control.run(runs.look())
+        Event().wait(0.5)
+    assert runs.is_heard
 
 
 def test_a_claim_that_nobody_starts_goes_back_to_the_queue(control: Control, keeper: Any) -> None:

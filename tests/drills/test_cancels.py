@@ -53,7 +53,9 @@ def by_prefect(stack: Stack, run_id: str) -> None:
     set_state(stack, run_id, {"type": "CANCELLING", "name": "Cancelling"}, force=True)
 
 
-@pytest.mark.parametrize("cancel", [by_api, by_cli, by_prefect])
+@pytest.mark.parametrize(
+    "cancel", [by_api, pytest.param(by_cli, marks=pytest.mark.long), by_prefect]
+)
 def test_a_cancel_frees_the_gpu(
     stack: Stack, cancel: Callable[[Stack, str], None], record_property: Callable[..., None]
 ) -> None:

@@ -39,6 +39,7 @@ def test_kill_9_of_the_flow_process_during_encode_does_not_repeat_the_inference(
     assert inferences_finished(stack, run_id) == 1
 
 
+@pytest.mark.long
 def test_kill_9_of_the_supervisor_alone_takes_the_engine_with_it(stack: Stack) -> None:
     run_id = stack.submit(QUICK)
     wait_for_entry(stack, Kind.INFERENCE, run_id, lambda entry: entry.state is State.RUNNING)
@@ -68,6 +69,7 @@ def test_a_requeue_while_the_old_process_works_neither_kills_the_worker_nor_infe
     assert one(stack, "stillreel.host_worker").pid == worker
 
 
+@pytest.mark.long
 def test_kill_9_of_the_worker_lets_its_job_finish_and_a_new_worker_serve_the_next(
     stack: Stack,
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_stale_execution_leaves_without_a_word(stack: Stack) -> None:
     assert not (stack.home / "storage" / "outputs" / job_id).exists()
 
 
+@pytest.mark.timeout(1800)
 def test_a_stopped_host_hands_its_runs_back_and_the_next_start_completes_them(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -128,6 +131,8 @@ def test_a_stopped_host_hands_its_runs_back_and_the_next_start_completes_them(
         assert outcomes(second, run_id)["fetch-image"] == ["Completed", "Cached"]
 
 
+@pytest.mark.timeout(1200)  # of this installation alone: it starts one, which load makes slow
+@pytest.mark.long
 def test_kill_9_of_everything_leaves_nothing_running() -> None:
     with running_stack(**SLOW) as stack:
         run_id = stack.submit(QUICK)
@@ -135,6 +140,7 @@ def test_kill_9_of_everything_leaves_nothing_running() -> None:
         stack.kill()
 
 
+@pytest.mark.long
 def test_a_second_host_on_the_same_home_ends_and_the_first_one_goes_on(stack: Stack) -> None:
     second = cli(stack.home, "host", PREFECT_API_URL=f"{stack.url}/api")
     assert second.returncode == 3, second.stderr
@@ -142,7 +148,7 @@ def test_a_second_host_on_the_same_home_ends_and_the_first_one_goes_on(stack: St
     assert stack.wait(stack.submit(QUICK))["state_type"] == "COMPLETED"
 
 
-@pytest.mark.parametrize("command", ["host", "up"])
+@pytest.mark.parametrize("command", ["host", pytest.param("up", marks=pytest.mark.long)])
 def test_a_model_that_does_not_exist_ends_the_host_instead_of_restarting_for_ever(
     stack: Stack, command: str, tmp_path: Path
 ) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -65,17 +66,35 @@ def test_inference_goes_on_while_the_prefect_server_is_away(
 
 @contextmanager
 def server_away(stack: Stack) -> Iterator[None]:
-    """The Prefect server is killed, and cannot start again while its port is taken."""
+    """The Prefect server is killed, and cannot start again while its port is taken.
+
+    Who only binds a port does not take it: Prefect looks with SO_REUSEADDR, and listens.
+    """
     port = httpx.URL(stack.url).port
     assert port
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        servers = [*stack.processes("prefect", "server"), *stack.processes("prefect.server")]
-        for process in servers:
-            process.kill()
-        psutil.wait_procs(servers, timeout=30)
-        taken.bind(("127.0.0.1", port))
-        yield
+    servers = [*stack.processes("prefect", "server"), *stack.processes("prefect.server")]
+    for process in servers:
+        process.kill()
+    psutil.wait_procs(servers, timeout=30)
+    with socket.create_server(("127.0.0.1", port)) as taken:
+        thread = Thread(target=hang_up, args=(taken,))
+        thread.start()
+        try:
+            yield
+        finally:
+            taken.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def hang_up(taken: socket.socket) -> None:
+    """Break off each connection at once, until the socket is shut down."""
+    while True:
+        try:
+            connection, _ = taken.accept()
+        except OSError:
+            return
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
 
 
 def order(stack: Stack, key: str) -> httpx.Response:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import stamina
 
-START_SECONDS, STOP_SECONDS = 60.0, 30.0
+START_SECONDS, STOP_SECONDS = 300.0, 30.0
 _LOG_LINES = 40
 
 logging.getLogger("stamina").setLevel(logging.ERROR)  # a poll is not worth a warning
@@ -30,9 +30,15 @@ class NotReady(Exception):
 class Daemon:
     """A process that serves until it is stopped."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process = process
+    def __init__(self, start: Callable[[], subprocess.Popen[bytes]], log: Path) -> None:
+        self._start = start
         self.log = log
+        self.process = start()
+
+    def again(self) -> None:
+        """Start it once more with all that it was started with; its last process has ended."""
+        self.process.wait(STOP_SECONDS)
+        self.process = self._start()
 
     def wait_until(self, ready: Callable[[], object], *, timeout: float = START_SECONDS) -> None:
         """Return when `ready` does so without raising NotReady.
@@ -72,23 +78,26 @@ def running_daemon(
     Start it from the main thread: it gets `stop` from the kernel when the thread that made it
     ends. Raises ServiceFailed when it ended before it was asked to.
     """
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _as_user(user, "--pdeathsig", stop.name, "--", *argv),
-            cwd=log.parent,
-            env=_environment(env) if inherits else dict(env or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is ours to handle
-        )
-    daemon = Daemon(process, log)
+
+    def start() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                _as_user(user, "--pdeathsig", stop.name, "--", *argv),
+                cwd=log.parent,
+                env=_environment(env) if inherits else dict(env or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is ours to handle
+            )
+
+    daemon = Daemon(start, log)
     try:
         yield daemon
-        if process.poll() is not None:
-            raise daemon.failure(f"ended by itself with {process.returncode}")
+        if daemon.process.poll() is not None:
+            raise daemon.failure(f"ended by itself with {daemon.process.returncode}")
     finally:
-        _end(process, stop)
+        _end(daemon.process, stop)
 
 
 def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None, user: str = "") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from tests.services.daemon import NotReady, ServiceFailed, free_ports, run, running_daemon
+from tests.services.daemon import Daemon, NotReady, ServiceFailed, free_ports, run, running_daemon
 
 USER = DATABASE = "stillreel"
 
@@ -32,6 +32,13 @@ def running_postgres(database: str = DATABASE) -> Iterator[str]:
 
     Start it from the main thread. Raises ServiceFailed with the log when it does not start.
     """
+    with postgres_daemon(database) as (url, _):
+        yield url
+
+
+@contextmanager
+def postgres_daemon(database: str = DATABASE) -> Iterator[tuple[str, Daemon]]:
+    """The same, and the server itself."""
     with tempfile.TemporaryDirectory(prefix="postgres-") as temporary:
         home, user = Path(temporary), "postgres" if os.geteuid() == 0 else ""
         [port], password = free_ports(1), uuid4().hex
@@ -58,7 +65,7 @@ def running_postgres(database: str = DATABASE) -> Iterator[str]:
         ) as daemon:
             server = f"postgresql://{USER}:{password}@127.0.0.1:{port}"
             daemon.wait_until(partial(_accepts, server))
-            yield create_database(f"{server}/postgres", database)
+            yield create_database(f"{server}/postgres", database), daemon
 
 
 def create_database(url: str, name: str) -> str:

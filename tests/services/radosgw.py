@@ -49,6 +49,8 @@ class Radosgw:
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
+    gateway: Daemon = field(repr=False)
+    """What answers requests; the objects are not in it."""
 
 
 def is_installed() -> bool:
@@ -118,8 +120,9 @@ class _Cluster:
         self._start(stack, "ceph-osd", "-i", "0", "-f")
 
     def start_gateway(self, stack: ExitStack) -> Radosgw:
-        made = Radosgw(f"http://127.0.0.1:{self.gateway_port}", uuid4().hex[:20], uuid4().hex)
         gateway = self._start(stack, "radosgw", "-n", "client.rgw.a", "-f")
+        endpoint = f"http://127.0.0.1:{self.gateway_port}"
+        made = Radosgw(endpoint, uuid4().hex[:20], uuid4().hex, gateway)
         gateway.wait_until(partial(_answers, made.endpoint))
         self._run(
             *("radosgw-admin", "user", "create", "--uid", "tests", "--display-name", "tests"),

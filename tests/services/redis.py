@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.services.daemon import NotReady, ServiceFailed, free_ports, run, running_daemon
+from tests.services.daemon import Daemon, NotReady, ServiceFailed, free_ports, run, running_daemon
 
 
 def is_installed() -> bool:
@@ -23,12 +23,19 @@ def running_redis(options: Sequence[str], *, password: str) -> Iterator[int]:
 
     Start it from the main thread. Raises ServiceFailed with the log when it does not start.
     """
+    with redis_daemon(options, password=password) as (port, _):
+        yield port
+
+
+@contextmanager
+def redis_daemon(options: Sequence[str], *, password: str) -> Iterator[tuple[int, Daemon]]:
+    """The same, and the server itself."""
     with tempfile.TemporaryDirectory(prefix="redis-") as temporary:
         home, [port] = Path(temporary), free_ports(1)
         own = ("--bind", "127.0.0.1", "--port", str(port), "--dir", str(home))
         with running_daemon(["redis-server", *options, *own], log=home / "redis.log") as daemon:
             daemon.wait_until(partial(_answers, port, password))
-            yield port
+            yield port, daemon
 
 
 def redis_cli(port: int, password: str, *words: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -25,6 +26,26 @@ def test_the_command_line_starts_light() -> None:
     code = f"import stillreel.cli, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    code = "import sys; sys.argv = ['stillreel']; from stillreel.cli import main; main()"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={
+                **os.environ,
+                "_STILLREEL_COMPLETE": "complete_bash",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(words.count(" ")),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split()
+        for words in ("stillreel doc", "stillreel doctor --js")
+    ]
+    assert told == [["doctor"], ["--json"]]
 
 
 def test_rows_are_columns_under_their_names(capsys: Captured) -> None:

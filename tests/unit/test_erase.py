@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from stillreel.jobs.erase import RESULT_VERSION, TASKS, delete_results, result_names
+from stillreel.jobs.erase import RESULT_VERSIONS, TASKS, delete_results, result_names
 from stillreel.settings import get_settings
 from stillreel.storage import LocalStorage
 
 RUN, OTHER = "36bdab03-829d-43ff-8c0a-b7d7c28ed1de", "46bdab03-829d-43ff-8c0a-b7d7c28ed1de"
-OWN = [f"infer-1-{RUN}-aa", f"encode-1-{RUN}-bb-host", "5" * 32]
+OWN = [f"infer-1-{RUN}-aa", f"encode-2-{RUN}-bb-host", "5" * 32]
 
 
 def test_the_names_are_those_of_our_tasks() -> None:
@@ -25,7 +25,8 @@ def test_the_names_are_those_of_our_tasks() -> None:
     from tasks.upload import upload
 
     assert {task.name for task in (fetch_image, infer, encode, upload, notify)} == set(TASKS)
-    assert cache_keys.VERSION == RESULT_VERSION
+    assert set(cache_keys.VERSIONS) == set(TASKS)
+    assert set(cache_keys.VERSIONS.values()) <= set(RESULT_VERSIONS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
+import httpx
 import psutil
 import pytest
 from prefect.workers.process import ProcessWorker
@@ -224,3 +225,25 @@ def test_a_stopping_worker_hands_over_what_a_dead_worker_had_started(
     assert foreign.poll() is None
     polls.poll(uuid4())
     assert polls.submitted == []
+
+
+def test_an_outage_of_prefect_is_no_error_of_the_worker(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The standard worker gives up after some failed polls, and takes along what it works on."""
+    errors: list[httpx.HTTPError] = [status(401), status(500), status(503), httpx.ConnectError("")]
+
+    async def fail(_: Any) -> list[Any]:
+        raise errors.pop()
+
+    monkeypatch.setattr(ProcessWorker, "get_and_submit_flow_runs", fail)
+    worker = HostWorker(work_pool_name="pool", limit=2)
+    for _ in range(3):
+        assert anyio.run(worker.get_and_submit_flow_runs) == []
+    with pytest.raises(httpx.HTTPStatusError, match="401"):  # that does not pass by itself
+        anyio.run(worker.get_and_submit_flow_runs)
+
+
+def status(code: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://prefect/api")
+    return httpx.HTTPStatusError(str(code), request=request, response=httpx.Response(code))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stillreel.errors import PrefectUnavailable
+from stillreel.errors import PrefectRefused, PrefectUnavailable
 from stillreel.prefect_api import IN_BACKGROUND, PrefectApi
 from tests.receiver import Answer, Receiver, answer, hang, receiver
 
@@ -36,6 +36,20 @@ def test_who_waits_for_the_turn_to_write_has_the_same_patience(misbehave: Answer
     with receiver(misbehave) as server:
         found = call(server, write, 0.5)
     assert [type(each) for each in found] == [PrefectUnavailable] * 10
+
+
+def test_while_prefect_has_no_database_a_500_passes() -> None:
+    """It answers 500 for everything then; `/ready` says why."""
+    answers = (answer(500), answer(503), answer(200, b'{"id": 1}'))
+    with receiver(*answers) as server:
+        assert call(server, lambda api: api.get("/run"), 10) == {"id": 1}
+    assert [request.path for request in server.requests] == ["/run", "/ready", "/run"]
+
+
+def test_a_500_for_one_run_is_told_at_once() -> None:
+    with receiver(answer(500), answer(200)) as server, pytest.raises(PrefectRefused) as refused:
+        call(server, lambda api: api.get("/run"), 10)
+    assert refused.value.status == 500
 
 
 def test_a_write_that_is_tried_again_lets_others_go_first() -> None:

@@ -102,7 +102,7 @@ MakeJob = Callable[..., Job]
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=280):
         yield
 
 

@@ -29,7 +29,13 @@ from prefect.states import Cancelled, Failed, Pending
 from prefect.utilities.callables import parameter_schema
 
 from stillreel import hooks
-from stillreel.errors import ImageError, RequestRejected, StaleExecution, StillreelError
+from stillreel.errors import (
+    ImageError,
+    RequestRejected,
+    StaleExecution,
+    StillreelError,
+    StorageUnavailable,
+)
 from stillreel.execution import Execution, assert_current, current_execution
 from stillreel.job import JobSpec, Prepared, Video
 from stillreel.jobs import marks
@@ -459,18 +465,7 @@ def test_an_order_that_cannot_be_fails_at_the_first_try(
 def test_a_storage_that_is_away_for_a_while_is_tried_again(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for name, value in {
-        "S3_BUCKET": "videos",
-        "S3_REGION": "us-east-1",
-        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
-    }.items():
-        monkeypatch.setenv(name, value)
-    get_settings.cache_clear()
+    port = storage_away(monkeypatch)
     job = make_job(image_key="inputs/test/late.png", prompt="zoom")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     starter = Thread(target=start_when_awaited, args=(job, server, f"http://127.0.0.1:{port}"))
@@ -484,6 +479,45 @@ def test_a_storage_that_is_away_for_a_while_is_tried_again(
     runs = job.task_runs(5)
     assert states(runs) == [f"{name} Completed" for name in ORDER]
     assert [run.run_count for run in runs] == [2, 1, 1, 1, 1]
+
+
+def test_an_execution_that_begins_while_storage_is_away_does_nothing_that_is_finished(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect takes a result store that does not answer for one without results."""
+    job = make_job(prompt="zoom")
+    obstacle = block_outputs(job)
+    reason(job.execute())
+    with monkeypatch.context() as outage:
+        storage_away(outage)
+        assert isinstance(reason(job.execute()), StorageUnavailable)
+    get_settings.cache_clear()
+    obstacle.unlink()
+    job.video()
+    assert states(job.task_runs(9))[4:] == [
+        "fetch-image Cached",
+        "infer Cached",
+        "encode Cached",
+        "upload Completed",
+        "notify Completed",
+    ]
+
+
+def storage_away(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Set an S3 server that does not answer; the port on which it would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {
+        "S3_BUCKET": "videos",
+        "S3_REGION": "us-east-1",
+        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+    }.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    return port
 
 
 def start_when_awaited(job: Job, server: ThreadedMotoServer, url: str) -> None:

@@ -41,7 +41,7 @@ def r2_settings(endpoint: str, *, secret_key: str = SECRET_KEY) -> Settings:
 
 @pytest.fixture(scope="module")
 def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=280):
         yield
 
 
