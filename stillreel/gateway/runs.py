@@ -76,7 +76,8 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
     if "data" in sent:
         sent["data"] = known_data(sent["data"])
     if kind == "PENDING":
-        sent["message"] = CLAIM + lease.id
+        # Prefect lets a Pending run be Pending once more under any other name than this one.
+        sent |= {"name": "Pending", "message": CLAIM + lease.id}
     elif kind == "SCHEDULED":  # in such a message the keeper reads which attempt begins
         sent["message"] = None
     return Passed(
@@ -124,11 +125,9 @@ async def count_runs(_desk: Desk, lease: Lease, asked: Asked) -> Passed:
 
 
 async def _is_free(desk: Desk, lease: Lease, run_id: str) -> bool:
-    """Whether a run of the lease's pool waits, or is Pending already by a claim of this lease."""
+    """Whether a run of the lease's pool waits; one that somebody has claimed does not."""
     run = await desk.waiting_run(lease, run_id)
-    if run.get("state_type") != "PENDING":
-        return run.get("state_type") == "SCHEDULED"
-    return bool(await _own_id(desk, lease, run_id))
+    return run.get("state_type") == "SCHEDULED"
 
 
 def _aborted(reason: str) -> Answered:

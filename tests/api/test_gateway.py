@@ -68,6 +68,22 @@ def test_one_lease_claims_a_run_and_has_it(host: Lessee, other: Lessee, run_id: 
     assert other.claim(run_id) == "ABORT"
 
 
+@pytest.mark.parametrize("name", ["Submitting", "InfrastructurePending", "pending", ""])
+def test_a_claim_by_any_other_name_takes_nothing_from_who_has_the_run(
+    host: Lessee, other: Lessee, server: httpx.Client, run_id: str, name: str
+) -> None:
+    """Prefect lets a Pending run be Pending under another name."""
+    again = {"state": {"type": "PENDING", "name": name}}
+    path = f"/flow_runs/{run_id}/set_state"
+    assert host.ask("POST", path, again).json()["status"] == "ACCEPT"
+    assert server.get(f"/flow_runs/{run_id}").json()["state"]["name"] == "Pending"
+    for each in (other, host):
+        assert each.ask("POST", path, again).json()["status"] == "ABORT"
+    server.post(path, json={"state": {"type": "PENDING", "name": "Pending"}}).raise_for_status()
+    state = server.get(f"/flow_runs/{run_id}").json()["state"]
+    assert state["message"] == CLAIM + lease_id(host.label.run_id, 1)
+
+
 def test_a_poll_shows_that_a_run_waits_and_not_what_it_is(host: Lessee, gateway: Api) -> None:
     job_id, run_id = waiting_job(gateway)
 
