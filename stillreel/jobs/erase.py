@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -31,7 +30,7 @@ from stillreel.errors import (
 from stillreel.jobs import marks
 from stillreel.jobs.record import Record, record_of
 from stillreel.prefect_api import PAGE
-from stillreel.result_storage import RESULT_FOLDER
+from stillreel.result_storage import RESULT_FOLDER, is_result_of
 from stillreel.usage import ended_job
 from stillreel.workdir import clean
 
@@ -52,8 +51,6 @@ TASKS = ("fetch-image", "infer", "encode", "upload", "notify")
 RESULT_VERSIONS = (1, 2)
 """What names of results begin with: task, version, run. Those of tasks/cache_keys.py, and of the
 releases before: their jobs are deleted by this one."""
-
-_RANDOM = re.compile(r"[0-9a-f]{32}")
 
 
 async def erase(services: Services, snapshot: Snapshot, *, caller: Caller) -> bool:
@@ -192,7 +189,7 @@ def result_names(states: Iterable[Mapping[str, Any]], run_id: str) -> set[str]:
     found = (state.get("data") for state in states)
     stored = [str(data.get("storage_key") or "") for data in found if isinstance(data, dict)]
     names = {key.rpartition("/")[2] for key in stored}
-    return {name for name in names if _RANDOM.fullmatch(name) or f"-{run_id}-" in name}
+    return {name for name in names if is_result_of(name, run_id)}
 
 
 def delete_results(services: Services, run_id: str, names: Iterable[str]) -> None:
@@ -295,3 +292,5 @@ def _logging_trouble(record: Record) -> Iterator[None]:
         raise
     except StillreelError as exc:
         log.warning("job %s is not deleted yet: %s", record.job_id, exc.message)
+    except OSError as exc:
+        log.warning("job %s is not deleted yet: %s", record.job_id, type(exc).__name__)
