@@ -124,7 +124,8 @@ def host_env(
     Through the gateway it gets a lease token, and raises what granting one raises.
     """
     fleet = settings.fleet
-    passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
+    names = (*fleet.rented_env, *("HF_TOKEN",) * fleet.rented_hf_token)
+    passed = {name: os.environ[name] for name in names if os.environ.get(name)}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
     if not settings.host.embed_prompt:  # what is kept out of files here is kept out there
         api["STILLREEL_EMBED_PROMPT"] = "0"

@@ -49,7 +49,7 @@ async def own_event(desk: Desk, lease: Lease, event: Any) -> Json | None:
     """
     if not isinstance(event, dict) or not _FIELDS.issuperset(event):
         raise NotLeased("This is no event.")
-    name, resource = event.get("event"), event.get("resource")
+    name, resource = bounds.text(event.get("event"), "names of events"), event.get("resource")
     related = event.get("related") or []
     if not isinstance(resource, dict) or not isinstance(related, list):
         raise NotLeased("This is no event.")
@@ -72,14 +72,14 @@ async def own_event(desk: Desk, lease: Lease, event: Any) -> Json | None:
     return _made(event, kept, {}, now)
 
 
-async def _own_run(desk: Desk, lease: Lease, name: Any, about: str, related: list[Json]) -> Held:
+async def _own_run(desk: Desk, lease: Lease, name: str, about: str, related: list[Json]) -> Held:
     """The run that an event is about, or whose task run it is about."""
     if flow_run := _FLOW_RUN.fullmatch(about):
         if name not in _OF_FLOW_RUN:
             raise NotLeased("A lease gives no right to this event.")
         return await desk.leases.held(lease, flow_run[1])
     task_run = _TASK_RUN.fullmatch(about)
-    if not task_run or not _OF_TASK_RUN.fullmatch(str(name)):
+    if not task_run or not _OF_TASK_RUN.fullmatch(name):
         raise NotLeased("A lease gives no right to this event.")
     runs = [one for one in related if one.get("prefect.resource.role") == "flow-run"]
     found = _FLOW_RUN.fullmatch(str(runs[0].get("prefect.resource.id"))) if len(runs) == 1 else None

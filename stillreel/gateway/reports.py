@@ -67,13 +67,14 @@ async def make_artifact(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     held = await desk.leases.held(lease, str(run_id), writes=True)
     if not key.endswith(f"-{key_suffix(held.job_id)}"):
         raise NotLeased("This is no key of an artifact of this job.")
-    if body.get("type") not in _TYPES:
+    kind = bounds.text(body.get("type"), "a type of artifact")
+    if kind not in _TYPES:
         raise NotLeased("A flow makes no artifacts of this type.")
-    made: Json = {"key": key, "type": body["type"], "flow_run_id": held.run_id}
+    made: Json = {"key": key, "type": kind, "flow_run_id": held.run_id}
     if body.get("task_run_id"):
         made["task_run_id"] = _as_id(body["task_run_id"])
         await desk.task_run(held, made["task_run_id"])
-    is_page = key == artifact_key(held.job_id, "result") and body["type"] == "markdown"
+    is_page = key == artifact_key(held.job_id, "result") and kind == "markdown"
     most = bounds.RESULT_PAGE if is_page else bounds.ARTIFACT
     return Passed("/artifacts/", made | _content(body, most))
 

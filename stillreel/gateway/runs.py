@@ -71,7 +71,7 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
     desk.leases.forget(run_id)  # a state is set by who has the run now
     body = only(asked.body, "state", "force")
     state = only(body.get("state"), *_STATE, "id", "timestamp")
-    kind = state.get("type")
+    kind = bounds.text(state.get("type"), "a type of state")
     if kind not in _SETTABLE:
         raise NotLeased("A lease gives no right to this state.")
     if kind == "PENDING":

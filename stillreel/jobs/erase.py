@@ -96,7 +96,7 @@ async def erase_due(services: Services) -> None:
     """
     now = datetime.now(UTC)
     for record in await _tagged(services, marks.FLOW):
-        with _logging_trouble(record):
+        with logging_trouble(record):
             if record.is_final:
                 await _erase(services, record)
                 if not record.is_deleted:  # who asked was cut off, and has not been audited
@@ -104,7 +104,7 @@ async def erase_due(services: Services) -> None:
             elif _asked_at(record) < now - PATIENCE:
                 await _end(services, record)
     for tombstone in await _tagged(services, marks.TOMBSTONE_FLOW, made_before=now - AFTERMATH):
-        with _logging_trouble(tombstone):
+        with logging_trouble(tombstone):
             await _look_after(services, tombstone)
 
 
@@ -284,7 +284,7 @@ def _of_run(what: str, run_id: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _logging_trouble(record: Record) -> Iterator[None]:
+def logging_trouble(record: Record) -> Iterator[None]:
     """One job that cannot be deleted now holds up no other; the tag stays on it."""
     try:
         yield

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from stillreel.settings.concern import Concern, names
 from stillreel.settings.texts import comma_separated
+
+SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "AUTH")
+"""A variable with one of these in its name is a secret, wherever it comes from."""
 
 
 class FleetSettings(Concern):
@@ -33,7 +36,7 @@ class FleetSettings(Concern):
     allow_untrusted_hosts: bool = Field(
         False,
         description="Rent from a provider whose machine owners can read what lies there (Vast.ai), "
-        "although such a host gets the Prefect server's password.",
+        "although going `direct` such a host gets the Prefect server's password.",
     )
     usd_per_hour_max: float = Field(
         1.2, gt=0, le=100, description="Most that a rented host may cost, in US$ per hour."
@@ -91,7 +94,8 @@ class FleetSettings(Concern):
         description="How rented hosts reach Prefect: `direct`, with the server's own password, or "
         "`gateway`: at `/lease/api` of STILLREEL_API_URL, by a token that ends with the lease and "
         "opens their own jobs only (docs/security.md). The same on the API and on the control "
-        "worker.",
+        "worker. `direct` is the default as long as the gateway hands out no addresses to store "
+        "at: behind it a host needs a way of its own to the bucket, as an instance role.",
     )
     rented_api_url: str = Field(
         "",
@@ -100,7 +104,13 @@ class FleetSettings(Concern):
     rented_env: Annotated[tuple[str, ...], NoDecode] = Field(
         ("S3_BUCKET", "S3_REGION", "S3_ENDPOINT"),
         description="Variables of the control side that rented hosts get too, comma-separated. "
-        "Name no secret here that a stranger's machine may not have.",
+        "Name no secret here that a stranger's machine may not have; with the gateway names of "
+        "secrets (KEY, SECRET, TOKEN, PASSWORD, AUTH in them) are refused.",
+    )
+    rented_hf_token: bool = Field(
+        False,
+        description="Rented hosts get HF_TOKEN with the gateway too, for weights behind a gate; "
+        "it has to be a Read token, of an account that has nothing else.",
     )
     vast_api_key: SecretStr = Field(
         SecretStr(""),
@@ -154,6 +164,27 @@ class FleetSettings(Concern):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return comma_separated(value)
+
+    @model_validator(mode="after")
+    def _no_secrets_to_strangers(self) -> Self:
+        if self.rented_via == "direct":
+            return self
+        refused = [
+            name
+            for name in self.rented_env
+            if any(word in name.upper() for word in SECRET_WORDS) and name != "HF_TOKEN"
+        ]
+        if refused:
+            raise ValueError(
+                f"STILLREEL_RENTED_ENV: {', '.join(refused)} would reach machines of strangers; "
+                "with STILLREEL_RENTED_VIA=gateway leave out what is a secret"
+            )
+        if "HF_TOKEN" in self.rented_env and not self.rented_hf_token:
+            raise ValueError(
+                "STILLREEL_RENTED_ENV: HF_TOKEN would reach machines of strangers; leave it out, "
+                "or say with STILLREEL_RENTED_HF_TOKEN=1 that it is a Read token and may"
+            )
+        return self
 
     @field_validator("rented_api_url", "vast_url", "ec2_endpoint")
     @classmethod

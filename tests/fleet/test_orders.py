@@ -114,6 +114,36 @@ def test_through_the_gateway_a_host_gets_a_lease_token_and_no_password(
         lease_in(run | {"labels": labels}, token, flow_id="f", now=UNTIL - timedelta(hours=1))
 
 
+@pytest.mark.parametrize(
+    "name", ["R2_SECRET_KEY", "S3_ACCESS_KEY_ID", "VAST_API_KEY", "MY_AUTH", "a_password",
+             "STILLREEL_SERVER_SECRET", "HF_TOKEN"]
+)  # fmt: skip
+def test_through_the_gateway_no_secret_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_ENV", f"S3_BUCKET, {name}")
+    assert name in get_settings().fleet.rented_env  # a host of one's own may have it
+    get_settings.cache_clear()
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    with pytest.raises(SettingsInvalid, match=f"STILLREEL_RENTED_ENV: {name}"):
+        get_settings()
+
+
+def test_a_token_for_weights_is_passed_on_where_the_operator_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
+    monkeypatch.setenv("HF_TOKEN", "read-only")
+    with temporary_settings(updates=SERVER):
+        env = host_env(get_settings(), LABEL, CHOICE, UNTIL, granting(FakeBook()))
+        assert "HF_TOKEN" not in env
+        get_settings.cache_clear()
+        monkeypatch.setenv("STILLREEL_RENTED_HF_TOKEN", "1")
+        env = host_env(get_settings(), LABEL, CHOICE, UNTIL, granting(FakeBook()))
+        assert env["HF_TOKEN"] == "read-only"
+
+
 @pytest.mark.parametrize("url", ["", "http://api.example", "http://127.0.0.1.example"])
 def test_no_token_is_granted_that_would_go_over_the_wire_in_clear(
     monkeypatch: pytest.MonkeyPatch, url: str
