@@ -126,6 +126,8 @@ def _own_worker(desk: Desk, lease: Lease, name: Any) -> None:
 
 def unclaimed(run: Mapping[str, Any]) -> Json:
     """What a host sees of a run that it has not claimed; a real name begins with the prompt."""
-    state = {name: value for name, value in (run.get("state") or {}).items() if name in _STATE}
     kept = {name: value for name, value in run.items() if name in _WAITING}
-    return {**kept, "state": state, "name": "a job that waits"}
+    kept["name"] = "a job that waits"
+    if state := run.get("state"):  # Prefect's poll leaves it out
+        kept["state"] = {name: value for name, value in state.items() if name in _STATE}
+    return kept

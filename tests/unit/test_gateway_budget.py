@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
 from stillreel.api.lease import parse
 from stillreel.errors import RequestRejected, TooManyRequests
@@ -69,6 +71,8 @@ def test_a_host_sees_of_a_waiting_run_named_fields_only() -> None:
         "name": "a job that waits",
         "state": {"id": "s", "type": "SCHEDULED", "name": "Scheduled"},
     }
+    polled = unclaimed({"id": str(uuid4()), "flow_id": str(uuid4()), "state": None})
+    assert FlowRun.model_validate(polled).name == "a job that waits"
 
 
 @pytest.mark.parametrize("data", [
