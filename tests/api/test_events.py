@@ -267,7 +267,7 @@ def test_a_stream_outlives_an_outage_of_prefect(
 ) -> None:
     job_id = api.submit()["job_id"]
     with prefect_behind_a_door(prefect_api) as door:
-        shaky = start_api(STILLREEL_PREFECT_SECONDS="1")
+        shaky = start_api(STILLREEL_PREFECT_SECONDS="3")
         with streaming(shaky.client, job_id) as stream, caplog.at_level(logging.INFO):
             assert next(stream).status == "queued"
             door.shut()
