@@ -410,7 +410,7 @@ def _patient_socket(api: Api, job_id: str) -> ClientConnection:
 
 def _until(holds: Callable[[], bool]) -> None:
     for attempt in stamina.retry_context(
-        on=AssertionError, wait_initial=0.05, wait_max=0.5, attempts=None, timeout=20
+        on=AssertionError, wait_initial=0.05, wait_max=0.5, attempts=None, timeout=60
     ):
         with attempt:
             assert holds()
