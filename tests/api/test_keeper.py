@@ -279,7 +279,8 @@ def test_a_job_that_was_begun_in_time_does_not_expire(kept: Api) -> None:
         client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
     eventually(lambda: _assert(marks.DATED not in tags(kept, job_id)))
     eventually(lambda: _assert(datetime.now(UTC) > deadline + timedelta(seconds=1)))
-    assert kept.job(job_id)["status"] == "queued"
+    kept.forget()
+    assert kept.job(job_id)["status"] in ("queued", "processing")
 
 
 def test_a_deadline_that_is_to_come_changes_nothing(kept: Api) -> None:

@@ -274,7 +274,7 @@ def test_l17_with_prefect_away_every_answer_comes_within_seconds(
     door: Door, start_api: StartApi
 ) -> None:
     """A submit with Redis down had no answer in 10 s, and ran later although it was given up."""
-    api = start_api()
+    api = start_api(STILLREEL_PREFECT_SECONDS="8")
     job_id = api.submit()["job_id"]
     cancel(api, job_id)
     other = api.submit()["job_id"]
@@ -325,7 +325,7 @@ def test_l17_after_a_503_the_job_is_absent_or_found_by_its_key(
     door: Door, start_api: StartApi
 ) -> None:
     """Row and queue entry were two writes, and a client that tried again paid twice."""
-    api = start_api()
+    api = start_api(STILLREEL_PREFECT_SECONDS="8")
     assert_serves(api)
     headers, body = {"Idempotency-Key": str(uuid4())}, SMALL | {"prompt": "once"}
     door.shut()
@@ -339,7 +339,7 @@ def test_l17_a_job_whose_answer_was_lost_is_found_by_its_key(
     door: Door, start_api: StartApi
 ) -> None:
     """The worst moment: Prefect has stored it, and the connection breaks before it says so."""
-    api = start_api()
+    api = start_api(STILLREEL_PREFECT_SECONDS="8")
     assert_serves(api)
     headers = {"Idempotency-Key": str(uuid4())}
     body = SMALL | {"prompt": "once", "image_base64": base64.b64encode(png()).decode()}
