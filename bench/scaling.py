@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -21,12 +19,10 @@ import asyncpg
 import httpx
 import psutil
 import stamina
-from moto.server import ThreadedMotoServer
 
 from bench.load import Call, Load, run
 from tests.compose import Compose, running_compose
-
-logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request is noise
+from tests.s3 import Bucket, running_moto
 
 ORDER = {"prompt": "slow zoom in", "duration": 0.5, "width": 128, "height": 72}
 DEPLOYMENT = "generate-video/preview-local"
@@ -46,7 +42,13 @@ class Row:
 
 def measure(*, count: int, clients: int, jobs: int) -> Iterator[Row]:
     """All rows, each as soon as it is known: `count` calls of each kind, then `jobs` whole jobs."""
-    with _bucket() as env, running_compose(STILLREEL_MODELS="preview", **env) as compose:
+    with running_moto() as url:
+        env = Bucket(url, BUCKET).create().env
+        yield from _measure(env, count=count, clients=clients, jobs=jobs)
+
+
+def _measure(env: dict[str, str], *, count: int, clients: int, jobs: int) -> Iterator[Row]:
+    with running_compose(STILLREEL_MODELS="preview", **env) as compose:
         for name in ("prefect", "services", "api"):
             compose.start(name)
         server = _Server(compose)
@@ -204,25 +206,6 @@ class _Server:
     def cpu_seconds(self) -> float:
         found = [p for top in self._processes for p in (top, *top.children(recursive=True))]
         return sum(sum(process.cpu_times()[:2]) for process in found)
-
-
-@contextmanager
-def _bucket() -> Iterator[dict[str, str]]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        url = f"http://{host}:{port}"
-        httpx.put(f"{url}/{BUCKET}", trust_env=False).raise_for_status()
-        yield {
-            "S3_BUCKET": BUCKET,
-            "S3_ENDPOINT": url,
-            "S3_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "bench",
-            "AWS_SECRET_ACCESS_KEY": "bench",
-        }
-    finally:
-        server.stop()
 
 
 def _api(compose: Compose) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 from stillreel.errors import StillreelError
-from stillreel.prefect_api import PrefectApi
+from stillreel.prefect_api import IN_BACKGROUND, PrefectApi
 from stillreel.prefect_variable import (
     delete_variable,
     make_variable,
@@ -59,6 +59,7 @@ class Leader:
 
     async def run(self) -> None:
         """Take part until cancelled, then leave the lead to others at once."""
+        IN_BACKGROUND.set(False)  # behind a keeper's own writes it would lose the lead to nobody
         try:
             while True:
                 await self._once()

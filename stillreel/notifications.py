@@ -116,7 +116,8 @@ async def conclude(services: Services, record: Record) -> None:
     """
     try:
         receiver = await _receiver_of(services, record)
-        async with services.deliveries.turn(receiver.host if receiver else record.job_id):
+        # Those without a receiver only call Prefect, as callers do too: two of them at a time.
+        async with services.deliveries.turn(receiver.host if receiver else ""):
             snapshot = await read_ended(services, record.job_id)
             if snapshot.record.is_settled and await is_reopened(services, snapshot.record):
                 await services.actions.follow_retry(snapshot.record)

@@ -12,23 +12,27 @@ import base64
 import binascii
 import json
 import logging
+import math
 import re
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from stillreel.api.services import Services
 from stillreel.errors import (
     ApiError,
     BodyTooLarge,
     LeaseRefused,
     NotLeased,
     PrefectRefused,
+    RequestRejected,
     StillreelError,
 )
 from stillreel.gateway.allowed import CALLS
@@ -39,6 +43,8 @@ from stillreel.gateway.lease import Lease
 
 PREFIX = "/lease/api"
 AUTH_SECONDS = 10.0
+HELLO_MOST = 1_000
+"""Characters of the first message over a socket; a token has about a hundred."""
 
 log = logging.getLogger("stillreel.gateway")
 
@@ -66,26 +72,27 @@ def lease_routes() -> list[BaseRoute]:
 
 
 async def _answer(request: Request) -> Response:
-    services, desk = _services(request.scope)
+    desk = _desk(request.scope)
     lease = await desk.leases.lease_of(_token(request.headers.get("authorization", "")))
-    services.rates.hit(lease.id)
+    desk.budget.call(lease.id)
     try:
         call, names = find_call(CALLS, request.method, _path(request.scope))
         request.scope["route"] = SimpleNamespace(path=PREFIX + call.path)
-        asked = Asked(names, _query(request, call), await _body(request, call.max_bytes))
+        body = await _body(request, call.max_bytes, partial(desk.budget.size, lease.id))
+        asked = Asked(names, _query(request, call), body)
         passed = await call.rule(desk, lease, asked)
-    except ApiError as exc:
+    except (ApiError, RequestRejected) as exc:
         _log_refusal(lease, request.method, request.url.path, exc)
         raise
     if isinstance(passed, Answered):
         has_body = passed.status != 204
         return JSONResponse(passed.body, passed.status) if has_body else Response(status_code=204)
-    answer = await desk.api.forward(call.method, passed.path, passed.body)
+    answer = await _forward(desk, call.method, passed.path, passed.body)
     if answer.status_code in (401, 403):
         raise PrefectRefused("The Prefect server refuses the gateway's own credential.")
-    if answer.is_success and passed.done:
-        passed.done()
     content = answer.content
+    if answer.is_success and passed.done:
+        passed.done(answer.json())
     if answer.is_success and passed.show:
         content = json.dumps(passed.show(answer.json())).encode()
     wait = answer.headers.get("retry-after")
@@ -93,24 +100,31 @@ async def _answer(request: Request) -> Response:
     return Response(content, answer.status_code, headers, "application/json")
 
 
+async def _forward(desk: Desk, method: str, path: str, body: Any) -> httpx.Response:
+    """Prefect's answer. Raises RequestRejected for what cannot be written as JSON."""
+    try:
+        return await desk.api.forward(method, path, body)
+    except (ValueError, RecursionError) as exc:  # a half of a surrogate pair, for one
+        raise RequestRejected("This is no JSON that Prefect takes.") from exc
+
+
 async def _take_events(socket: WebSocket) -> None:
     """Events of an own run, one a message; what is not its own is left out."""
-    services, desk = _services(socket.scope)
+    desk = _desk(socket.scope)
     if "prefect" not in socket.scope.get("subprotocols", ()):
         await socket.close(1002)
         return
-    await socket.accept("prefect")
     try:
-        async with asyncio.timeout(AUTH_SECONDS):
-            hello = json.loads(await socket.receive_text())
-        token = _bare(str(hello.get("token"))) if hello.get("type") == "auth" else ""
-        await desk.leases.lease_of(token)
-        await socket.send_json({"type": "auth_success"})
-        while True:
-            text = await socket.receive_text()
-            lease = await desk.leases.lease_of(token)  # it may have ended meanwhile
-            services.rates.hit(lease.id)
-            await _take_event(desk, lease, text)
+        with desk.budget.socket():
+            await socket.accept("prefect")
+            token, lease = await _hello(desk, socket)
+        with desk.budget.socket(lease.id):
+            await socket.send_json({"type": "auth_success"})
+            while True:
+                text = await socket.receive_text()
+                lease = await desk.leases.lease_of(token)  # it may have ended meanwhile
+                desk.budget.call(lease.id)
+                await _take_event(desk, lease, text)
     except (WebSocketDisconnect, RuntimeError):
         return
     except (TimeoutError, ValueError, AttributeError, KeyError):
@@ -120,24 +134,35 @@ async def _take_events(socket: WebSocket) -> None:
         await socket.close(1008 if isinstance(exc, ApiError) else 1011, exc.code)
 
 
+async def _hello(desk: Desk, socket: WebSocket) -> tuple[str, Lease]:
+    """The token of who has opened this socket, and its lease. Raises LeaseRefused."""
+    async with asyncio.timeout(AUTH_SECONDS):
+        text = await socket.receive_text()
+    hello = json.loads(text) if len(text) <= HELLO_MOST else None
+    if not isinstance(hello, dict) or hello.get("type") != "auth":
+        raise LeaseRefused
+    token = _bare(str(hello.get("token")))
+    return token, await desk.leases.lease_of(token)
+
+
 async def _take_event(desk: Desk, lease: Lease, text: str) -> None:
     if len(text) > EVENT_BYTES:
         raise BodyTooLarge("The event is larger than allowed.")
+    desk.budget.size(lease.id, len(text))
     try:
-        event = await own_event(desk, lease, _parse(text.encode()))
-    except NotLeased as exc:
+        event = await own_event(desk, lease, parse(text.encode()))
+        if event is None:
+            return
+        answer = await _forward(desk, "POST", "/events", [event])
+    except (NotLeased, RequestRejected) as exc:
         _log_refusal(lease, "WEBSOCKET", "/events/in", exc)
         return
-    if event is None:
-        return
-    answer = await desk.api.forward("POST", "/events", [event])
     if not answer.is_success:
         log.info("an event of lease %s was not taken: %d", lease.id, answer.status_code)
 
 
-def _services(scope: Scope) -> tuple[Services, Desk]:
-    state = scope["app"].state
-    return state.services, state.desk
+def _desk(scope: Scope) -> Desk:
+    return scope["app"].state.desk
 
 
 def _token(authorization: str) -> str:
@@ -175,31 +200,42 @@ def _query(request: Request, call: Call) -> dict[str, str]:
     return dict(pairs)
 
 
-async def _body(request: Request, max_bytes: int) -> Any:
-    """What the body says; None without one. Raises BodyTooLarge, NotLeased for what is no JSON."""
+async def _body(request: Request, max_bytes: int, count: Callable[[int], None]) -> Any:
+    """What the body says; None without one. `count` is told of all bytes that have come.
+
+    Raises BodyTooLarge, RequestRejected for what is no JSON, and what `count` raises.
+    """
     parts, size = list[bytes](), 0
     async for part in request.stream():
         size += len(part)
+        count(len(part))
         if size > max_bytes:
             raise BodyTooLarge("The request body is larger than allowed.")
         parts.append(part)
-    return _parse(b"".join(parts)) if size else None
+    return parse(b"".join(parts)) if size else None
 
 
-def _parse(data: bytes) -> Any:
+def parse(data: bytes) -> Any:
     try:
-        if b"\\u0000" in data:  # Postgres answers such a text with 503, for ever
+        text = data.decode("utf-8")
+        if "\\u0000" in text:  # Postgres answers such a text with 503, for ever
             raise ValueError("holds a NUL")
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as exc:
-        raise NotLeased("This is no JSON that Prefect takes.") from exc
+        raise RequestRejected("This is no JSON that Prefect takes.") from exc
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
 
 
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _log_refusal(lease: Lease, method: str, path: str, error: ApiError) -> None:
+def _log_refusal(lease: Lease, method: str, path: str, error: StillreelError) -> None:
     log.warning(
         "lease refused",
         extra={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -21,13 +21,11 @@ from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.vast import Vast
 from stillreel.gateway.lease import grant
 from stillreel.job import spec_of
-from stillreel.settings import FleetSettings, Settings, secret_names
+from stillreel.settings import FleetSettings, Settings
 
 PREFECT_VARIABLES = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
 Granting = Callable[[Label, datetime], str]
 """Gives the lease token of a machine that is about to be asked for."""
-_SECRET_STARTS = ("AWS_", "PREFECT_API_", "PREFECT_SERVER_")
-"""Of names that other programs read as well."""
 _OF_BUCKET = ("S3_", "R2_", "STILLREEL_S3_", "STILLREEL_R2_")
 """Of names that a host without a bucket has no use for; some are passed on by default."""
 _LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
@@ -128,12 +126,12 @@ def host_env(
     Through the gateway it gets a lease token, and raises what granting one raises.
     """
     fleet = settings.fleet
-    passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
+    names = (*fleet.rented_env, *("HF_TOKEN",) * fleet.rented_hf_token)
+    passed = {name: os.environ[name] for name in names if os.environ.get(name)}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
     if not settings.host.embed_prompt:  # what is kept out of files here is kept out there
         api["STILLREEL_EMBED_PROMPT"] = "0"
     if fleet.rented_via == "gateway":
-        _check_passed(passed)
         passed = {n: value for n, value in passed.items() if not n.startswith(_OF_BUCKET)}
         base = f"{_gateway_base(settings)}/lease"
         token = grants(label, deadline)
@@ -164,16 +162,6 @@ def seconds_per_job(model: str) -> float:
     work, _ = work_of(spec_of({"model": model, "prompt": "any"}))
     found = guess(work, ())
     return found.seconds.likely if found else UNKNOWN_SECONDS
-
-
-def _check_passed(names: Iterable[str]) -> None:
-    """Raises SettingsInvalid for what never goes to a stranger's machine: settings are secret."""
-    secret = sorted({n for n in names if n in secret_names() or n.startswith(_SECRET_STARTS)})
-    if secret:
-        raise SettingsInvalid(
-            f"STILLREEL_RENTED_ENV names {', '.join(secret)}, which a rented host must not have: "
-            "its lease gives it storage and Prefect for its own jobs. Take them out."
-        )
 
 
 def _direct(fleet: FleetSettings) -> dict[str, str]:

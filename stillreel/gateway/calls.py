@@ -40,8 +40,8 @@ class Passed:
     body: Any = None
     show: Callable[[Any], Any] | None = None
     """What the host sees of an answer with 2xx; None: all of it."""
-    done: Callable[[], None] | None = None
-    """Called after an answer with 2xx."""
+    done: Callable[[Any], None] | None = None
+    """Called with an answer of 2xx."""
 
 
 @dataclass(frozen=True)

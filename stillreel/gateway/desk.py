@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from stillreel.errors import NotLeased, PrefectRefused
+from stillreel.gateway.budget import Budget
+from stillreel.gateway.claims import Claims
+from stillreel.gateway.kept import Kept
 from stillreel.gateway.lease import KEPT_MOST, Held, Lease, LeaseReader
 from stillreel.jobs import marks
+from stillreel.jobs.attempts import was_started_again
+from stillreel.jobs.record import record_of
 from stillreel.prefect_api import PAGE, Json, PrefectApi
 from stillreel.recent import Recent
 
 POOL_SECONDS = 60.0
 """So old may be what is known of a pool's deployments."""
+BEAT_SECONDS = 15.0
+"""At most so often a run's heartbeat is passed on; a process of ours tells one each 30 s."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,13 @@ class Desk:
     def __init__(self, api: PrefectApi, *, installation: str) -> None:
         self.api = api
         self.installation = installation
-        self.leases = LeaseReader(api)
+        self.budget = Budget()
+        self.leases = LeaseReader(api, self.budget)
+        self.claims = Claims(self.leases)
         self._pools: dict[str, Recent[_Pool]] = {}
-        self._owners: dict[str, str] = {}
-        """The flow runs of task runs and artifacts, by their ids."""
+        self._owners: Kept[str] = Kept(most=KEPT_MOST)
+        """The flow runs of task runs and artifacts, by their ids; "" for those that have none."""
+        self._beats: Kept[bool] = Kept(seconds=BEAT_SECONDS, most=KEPT_MOST)
 
     async def flows_of(self, lease: Lease) -> Mapping[str, str]:
         """The flow of each video deployment of the lease's pool, by the deployment's id."""
@@ -51,25 +62,43 @@ class Desk:
             raise NotLeased("This run makes no video.")
         return run
 
+    async def is_over(self, run: Json) -> bool:
+        """Whether a run has ended for good: by its state, or because its job is settled or gone.
+
+        A settled one that somebody has had started again, as by Retry in Prefect's UI, is not.
+        """
+        record = record_of(run)
+        if record.is_final or record.is_deleted:
+            return True
+        if not record.is_settled:
+            return False
+        settled_at = str(record.labels.get(marks.END_AT) or "")
+        history = await self.leases.history(record.run_id)
+        return not (settled_at and was_started_again(history, datetime.fromisoformat(settled_at)))
+
+    def is_beat(self, run_id: str) -> bool:
+        """Whether a run's heartbeat is to be passed on now."""
+        return not self._beats.get(run_id) and self._beats.put(run_id, True)
+
     async def task_run(self, held: Held, task_run_id: str) -> None:
         """Nothing, where this task run is the run's; one that Prefect has not, is from now on."""
-        await self._belongs(f"/task_runs/{task_run_id}", task_run_id, held.run_id)
+        owner = self._owners.get(task_run_id)
+        if owner is None:
+            found = await self._read(f"/task_runs/{task_run_id}")
+            owner = str(found.get("flow_run_id") or "") if found else held.run_id
+            self._owners.put(task_run_id, owner)
+        if owner != held.run_id:
+            raise NotLeased("This task run is another run's.")
 
     async def artifact(self, artifact_id: str) -> str:
         """The id of the run that this artifact belongs to; "" where it has none."""
-        if artifact_id not in self._owners:
+        owner = self._owners.get(artifact_id)
+        if owner is None:
             found = await self._read(f"/artifacts/{artifact_id}")
             if found is None:
                 raise NotLeased("There is no such artifact of this lease.")
-            self._note(artifact_id, str(found.get("flow_run_id") or ""))
-        return self._owners[artifact_id]
-
-    async def _belongs(self, path: str, name: str, run_id: str) -> None:
-        if name not in self._owners:
-            found = await self._read(path)
-            self._note(name, str(found.get("flow_run_id") or "") if found else run_id)
-        if self._owners[name] != run_id:
-            raise NotLeased("This task run is another run's.")
+            owner = self._owners.put(artifact_id, str(found.get("flow_run_id") or ""))
+        return owner
 
     async def _read(self, path: str) -> Json | None:
         try:
@@ -78,11 +107,6 @@ class Desk:
             if exc.status != 404:
                 raise
             return None
-
-    def _note(self, name: str, run_id: str) -> None:
-        if len(self._owners) > KEPT_MOST:
-            self._owners.clear()
-        self._owners[name] = run_id
 
     async def _pool(self, name: str) -> _Pool:
         if name not in self._pools:

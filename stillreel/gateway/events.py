@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from stillreel.errors import NotLeased
+from stillreel.gateway import bounds
 from stillreel.gateway.desk import Desk
 from stillreel.gateway.lease import Held, Lease
+from stillreel.gateway.states import task_run_payload
 from stillreel.prefect_api import Json
 
 EVENT_BYTES = 1_000_000
 RELATED_MOST = 50
 
-_ID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
-_FLOW_RUN = re.compile(r"prefect\.flow-run\." + _ID)
-_TASK_RUN = re.compile(r"prefect\.task-run\." + _ID)
+_UUID = r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+_FLOW_RUN = re.compile(r"prefect\.flow-run\." + _UUID)
+_TASK_RUN = re.compile(r"prefect\.task-run\." + _UUID)
 _OF_TASK_RUN = re.compile(r"prefect\.task-run\.[A-Za-z]{1,40}")
-_OF_FLOW_RUN = frozenset({"prefect.flow-run.heartbeat", "prefect.flow-run.pull-step.executed"})
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_OF_FLOW_RUN = frozenset({_HEARTBEAT, "prefect.flow-run.pull-step.executed"})
 _UNHEARD = frozenset({"prefect.artifact.created", "prefect.artifact.updated"})
 """Sent by every flow process, and needed by nobody: what they tell is in the artifacts."""
 _OF_WORKER = frozenset(
@@ -35,36 +40,6 @@ _OF_WORKER = frozenset(
     }
 )
 _FIELDS = frozenset({"occurred", "event", "resource", "related", "payload", "id", "follows"})
-_TASK_RUN_COLUMNS = frozenset(
-    {
-        "name",
-        "task_key",
-        "dynamic_key",
-        "cache_key",
-        "cache_expiration",
-        "task_version",
-        "empirical_policy",
-        "tags",
-        "labels",
-        "task_inputs",
-        "run_count",
-        "flow_run_run_count",
-        "expected_start_time",
-        "next_scheduled_start_time",
-        "start_time",
-        "end_time",
-        "total_run_time",
-        "state_type",
-        "state_name",
-        "estimated_run_time",
-    }
-)
-_STATE_COLUMNS = frozenset({"type", "name", "message", "state_details", "data"})
-
-
-_STATE_DETAILS = frozenset(
-    {"scheduled_time", "retriable", "transition_id", "refresh_cache", "untrackable_result"}
-)
 
 
 async def own_event(desk: Desk, lease: Lease, event: Any) -> Json | None:
@@ -74,7 +49,7 @@ async def own_event(desk: Desk, lease: Lease, event: Any) -> Json | None:
     """
     if not isinstance(event, dict) or not _FIELDS.issuperset(event):
         raise NotLeased("This is no event.")
-    name, resource = event.get("event"), event.get("resource")
+    name, resource = bounds.text(event.get("event"), "names of events"), event.get("resource")
     related = event.get("related") or []
     if not isinstance(resource, dict) or not isinstance(related, list):
         raise NotLeased("This is no event.")
@@ -86,41 +61,25 @@ async def own_event(desk: Desk, lease: Lease, event: Any) -> Json | None:
     if name in _OF_WORKER:
         return await _of_worker(desk, lease, event, about, related)
     held = await _own_run(desk, lease, name, about, related)
-    made: Json = {**event, "related": [one for one in related if _is_of(one, held, lease, desk)]}
+    now = datetime.now(UTC)
+    kept = [one for one in related if _is_of(one, held, lease, desk)]
     if _TASK_RUN.fullmatch(about):
-        made["payload"] = _task_run(event.get("payload"))
-    else:
-        made["payload"] = {}
-    return made
-
-
-def known_details(details: Mapping[str, Any]) -> Json:
-    """What of a state's details reaches Prefect; the rest is another run's, or a pause's."""
-    return {
-        name: value
-        for name, value in details.items()
-        if name in _STATE_DETAILS and value is not None
-    }
-
-
-def known_data(data: Any) -> Any:
-    """Where a result lies, if whoever reads it runs no code: as JSON, in no block."""
-    if not isinstance(data, dict) or data.get("storage_block_id") is not None:
+        payload = task_run_payload(event.get("payload"), held.run_id)
+        return _made(event, kept, payload, min(bounds.instant(event.get("occurred")), now))
+    # Whoever asks for the newest heartbeats goes by this time, so it is ours, and there are few.
+    if name == _HEARTBEAT and not desk.is_beat(held.run_id):
         return None
-    serializer = data.get("serializer")
-    is_json = isinstance(serializer, dict) and serializer.get("type") == "json"
-    kept = ("storage_key", "expiration", "prefect_version")
-    return {n: data.get(n) for n in kept} | {"serializer": {"type": "json"}} if is_json else None
+    return _made(event, kept, {}, now)
 
 
-async def _own_run(desk: Desk, lease: Lease, name: Any, about: str, related: list[Json]) -> Held:
+async def _own_run(desk: Desk, lease: Lease, name: str, about: str, related: list[Json]) -> Held:
     """The run that an event is about, or whose task run it is about."""
     if flow_run := _FLOW_RUN.fullmatch(about):
         if name not in _OF_FLOW_RUN:
             raise NotLeased("A lease gives no right to this event.")
         return await desk.leases.held(lease, flow_run[1])
     task_run = _TASK_RUN.fullmatch(about)
-    if not task_run or not _OF_TASK_RUN.fullmatch(str(name)):
+    if not task_run or not _OF_TASK_RUN.fullmatch(name):
         raise NotLeased("A lease gives no right to this event.")
     runs = [one for one in related if one.get("prefect.resource.role") == "flow-run"]
     found = _FLOW_RUN.fullmatch(str(runs[0].get("prefect.resource.id"))) if len(runs) == 1 else None
@@ -141,7 +100,21 @@ async def _of_worker(
         if found := _FLOW_RUN.fullmatch(str(one.get("prefect.resource.id"))):
             held = await desk.leases.held(lease, found[1])
             kept += [other for other in related if _is_of(other, held, lease, desk)]
-    return {**event, "related": kept, "payload": {}}
+    return _made(event, kept, {}, datetime.now(UTC))
+
+
+def _made(event: Json, related: list[Json], payload: Json, occurred: datetime) -> Json:
+    """The event that Prefect gets."""
+    follows = event.get("follows")
+    return {
+        "id": _id(event.get("id")),
+        "occurred": occurred.isoformat(),
+        "event": event["event"],
+        "resource": _about(event["resource"]),
+        "related": [_about(one) for one in related],
+        "payload": payload,
+        "follows": None if follows is None else _id(follows),
+    }
 
 
 def _is_of(one: Mapping[str, Any], held: Held, lease: Lease, desk: Desk) -> bool:
@@ -159,22 +132,18 @@ def _is_of(one: Mapping[str, Any], held: Held, lease: Lease, desk: Desk) -> bool
     return one.get("prefect.resource.id") in ids
 
 
-def _task_run(payload: Any) -> Json:
-    """What Prefect's server makes a task run and its state of."""
-    if not isinstance(payload, dict):
-        raise NotLeased("This is no event of a task run.")
-    kept: Json = {}
-    for name, columns in (("task_run", _TASK_RUN_COLUMNS), ("validated_state", _STATE_COLUMNS),
-                          ("initial_state", _STATE_COLUMNS)):  # fmt: skip
-        given = payload.get(name)
-        if isinstance(given, dict):
-            kept[name] = {key: value for key, value in given.items() if key in columns}
-            if isinstance(details := kept[name].get("state_details"), dict):
-                kept[name]["state_details"] = known_details(details)
-            if "data" in kept[name]:
-                kept[name]["data"] = known_data(kept[name]["data"])
-        elif name in payload:
-            kept[name] = None
-    if payload.get("intended") is not None:
-        kept["intended"] = payload["intended"]
-    return kept
+def _about(resource: Mapping[str, Any]) -> Json:
+    """What an event says of its resource, and of what it is related to: short texts."""
+    if len(resource) > RELATED_MOST:
+        raise NotLeased("This event says too much.")
+    return {
+        bounds.text(name, "names in events"): bounds.cut(value) or ""
+        for name, value in resource.items()
+    }
+
+
+def _id(value: Any) -> str:
+    try:
+        return str(UUID(bounds.text(value, "an id")))
+    except ValueError as exc:
+        raise NotLeased("This is no id of an event.") from exc

@@ -13,16 +13,17 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from stillreel.errors import LeaseRefused, NotLeased, PrefectRefused
 from stillreel.fleet.labels import Label
 from stillreel.fleet.leases import FLOW, POOL, TOKEN
+from stillreel.gateway.budget import Budget
+from stillreel.gateway.kept import Kept
 from stillreel.job import job_id_of
 from stillreel.jobs.record import FINAL_STATES
 from stillreel.prefect_api import Json, PrefectApi
@@ -30,6 +31,8 @@ from stillreel.prefect_api import Json, PrefectApi
 KEEP_SECONDS = 2.0
 """So old may be what is known of a lease or a run: so long a revoked token may still count."""
 KEPT_MOST = 10_000
+MISSES_MOST = 1_000
+"""Of what is not there less is remembered, and apart: who asks for nothing pushes nobody out."""
 CLAIM = "claimed by the lease "
 """+ its id: the message of a run's Pending state by which it was handed to this lease."""
 
@@ -73,6 +76,8 @@ class Held:
     job_id: str
     is_open: bool
     """Whether it is still the lease's to carry on; False once it was scheduled anew."""
+    is_over: bool
+    """Whether it was in a final state when it was looked at."""
     run: Mapping[str, Any] = field(repr=False)
     """As Prefect gave it when it was first seen: for what does not change."""
 
@@ -132,25 +137,26 @@ class LeaseReader:
     Every method raises PrefectUnavailable, PrefectRefused.
     """
 
-    def __init__(self, api: PrefectApi, *, keep: float = KEEP_SECONDS) -> None:
-        self._api, self._keep = api, keep
-        self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
-        self._runs: dict[str, Json] = {}
+    def __init__(self, api: PrefectApi, budget: Budget, *, keep: float = KEEP_SECONDS) -> None:
+        self._api, self._budget = api, budget
+        self._drains: Kept[Json] = Kept(seconds=keep, most=KEPT_MOST)
+        self._no_drains: Kept[bool] = Kept(seconds=keep, most=MISSES_MOST)
+        self._seen_drains: Kept[bool] = Kept(most=KEPT_MOST)
+        self._held: Kept[tuple[str, Held]] = Kept(seconds=keep, most=KEPT_MOST)
+        self._no_runs: Kept[bool] = Kept(seconds=keep, most=MISSES_MOST)
+        self._runs: Kept[Json] = Kept(most=KEPT_MOST)
         self._flow_id = ""
 
     async def lease_of(self, token: str) -> Lease:
-        """The lease whose token this is. Raises LeaseRefused."""
+        """The lease whose token this is. Raises LeaseRefused, TooManyRequests."""
         found = _TOKEN.fullmatch(token)
         if not found:
             raise LeaseRefused
         drain_id = str(UUID(found[1]))
-        run = self._known("drain", drain_id)
-        if run is None:
-            run = self._keep_it("drain", drain_id, await self.run(drain_id))
-        if not run:
-            raise LeaseRefused
-        flow_id = await self._drain_flow()
-        return lease_in(run, token, flow_id=flow_id, now=datetime.now(UTC))
+        run = self._drains.get(drain_id) or await self._drain(drain_id)
+        lease = lease_in(run, token, flow_id=self._flow_id, now=datetime.now(UTC))
+        self._seen_drains.put(drain_id, True)
+        return lease
 
     async def held(self, lease: Lease, run_id: str, *, writes: bool = False) -> Held:
         """A run of this lease; `writes`: one that is still its own to carry on.
@@ -158,10 +164,7 @@ class LeaseReader:
         Raises NotLeased.
         """
         run_id = _uuid(run_id)
-        found = self._known("run", run_id)
-        if found is None:
-            found = self._keep_it("run", run_id, await self._look(run_id))
-        holder, held = cast("tuple[str, Held]", found)
+        holder, held = self._held.get(run_id) or await self._look(run_id)
         if holder != lease.id:
             raise NotLeased("This run was not handed to this lease.")
         if writes and not held.is_open:
@@ -170,22 +173,8 @@ class LeaseReader:
 
     def forget(self, run_id: str) -> None:
         """Ask Prefect again about this run, or this drain: something has changed."""
-        for kind in ("run", "drain"):
-            self._kept.pop((kind, run_id), None)
-
-    async def _look(self, run_id: str) -> tuple[str, Held]:
-        history = self._api.get(f"/flow_run_states/?flow_run_id={run_id}")
-        run = self._runs.get(run_id)
-        if run:
-            states = await history
-        else:
-            states, run = await asyncio.gather(history, self.run(run_id))
-            if not run:
-                raise NotLeased("This run was not handed to this lease.")
-            self._runs[run_id] = run
-        states.sort(key=lambda state: datetime.fromisoformat(state["timestamp"]))
-        holder, is_open = claim_in(states)
-        return holder, Held(run_id, job_id_of(run_id, run.get("idempotency_key")), is_open, run)
+        for kept in (self._drains, self._no_drains, self._held, self._no_runs):
+            kept.drop(run_id)
 
     async def run(self, run_id: str) -> Json:
         """A flow run as Prefect gives it now; empty where there is none."""
@@ -196,6 +185,40 @@ class LeaseReader:
                 raise
             return {}
 
+    async def history(self, run_id: str) -> list[Json]:
+        """The states of a run, the oldest first; empty where there is no such run."""
+        states = await self._api.get(f"/flow_run_states/?flow_run_id={run_id}")
+        return sorted(states, key=lambda state: datetime.fromisoformat(state["timestamp"]))
+
+    async def _drain(self, drain_id: str) -> Json:
+        """The run of a drain. Whoever names others only gets no further than their own minute."""
+        if self._no_drains.get(drain_id):
+            raise LeaseRefused
+        if not self._seen_drains.get(drain_id):
+            self._budget.stranger()
+        run = await self.run(drain_id)
+        if not run or run["flow_id"] != await self._drain_flow():
+            self._no_drains.put(drain_id, True)
+            raise LeaseRefused
+        return self._drains.put(drain_id, run)
+
+    async def _look(self, run_id: str) -> tuple[str, Held]:
+        if self._no_runs.get(run_id):
+            raise NotLeased("This run was not handed to this lease.")
+        run = self._runs.get(run_id)
+        if run:
+            states = await self.history(run_id)
+        else:
+            states, run = await asyncio.gather(self.history(run_id), self.run(run_id))
+            if not run:
+                self._no_runs.put(run_id, True)
+                raise NotLeased("This run was not handed to this lease.")
+            self._runs.put(run_id, run)
+        holder, is_open = claim_in(states)
+        is_over = bool(states) and states[-1]["type"] in FINAL_STATES
+        job_id = job_id_of(run_id, run.get("idempotency_key"))
+        return self._held.put(run_id, (holder, Held(run_id, job_id, is_open, is_over, run)))
+
     async def _drain_flow(self) -> str:
         if not self._flow_id:
             try:
@@ -205,17 +228,6 @@ class LeaseReader:
                     raise
                 raise LeaseRefused from exc
         return self._flow_id
-
-    def _known(self, kind: str, name: str) -> Any:
-        at, value = self._kept.get((kind, name), (float("-inf"), None))
-        return value if time.monotonic() - at < self._keep else None
-
-    def _keep_it(self, kind: str, name: str, value: Any) -> Any:
-        if len(self._kept) + len(self._runs) > KEPT_MOST:
-            self._kept.clear()
-            self._runs.clear()
-        self._kept[kind, name] = (time.monotonic(), value)
-        return value
 
 
 def _hash(token: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from stillreel.errors import NotLeased
+from stillreel.gateway import bounds
 from stillreel.gateway.calls import Answered, Asked, Passed, only
 from stillreel.gateway.desk import Desk
 from stillreel.gateway.lease import Lease
@@ -14,16 +16,18 @@ from stillreel.prefect_api import Json
 
 RUNS_AT_ONCE = 10
 """Most runs that one poll is offered."""
+QUEUES_MOST = 20
 
-_UNSEEN: Json = {
-    "name": "a job that waits",
-    "parameters": {},
-    "labels": {},
-    "tags": [],
-    "context": {},
-    "idempotency_key": None,
-}
-"""What a host does not see of a run that it has not claimed; its name begins with the prompt."""
+_WAITING = frozenset(
+    {
+        *("id", "created", "updated", "flow_id", "deployment_id", "deployment_version"),
+        *("work_queue_id", "work_queue_name", "work_pool_id", "work_pool_name", "job_variables"),
+        *("expected_start_time", "next_scheduled_start_time", "auto_scheduled", "run_count"),
+        *("state_id", "state_type", "state_name", "infrastructure_document_id"),
+    }
+)
+"""What a worker needs of a run that it may claim; neither order nor marks are among it."""
+_STATE = frozenset({"id", "type", "name", "timestamp"})
 
 
 async def health(_desk: Desk, _lease: Lease, _asked: Asked) -> Passed:
@@ -71,14 +75,21 @@ async def heartbeat(desk: Desk, lease: Lease, asked: Asked) -> Passed:
 async def scheduled(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     _own_pool(lease, asked)
     body = only(asked.body, "work_queue_names", "scheduled_before", "scheduled_after", "limit")
+    queues = body.get("work_queue_names") or []
+    if not isinstance(queues, list) or len(queues) > QUEUES_MOST:
+        raise NotLeased("These are no names of queues.")
     limit = body.get("limit")
-    limit = limit if isinstance(limit, int) and 0 <= limit < RUNS_AT_ONCE else RUNS_AT_ONCE
+    limit = limit if isinstance(limit, int) and 0 < limit < RUNS_AT_ONCE else RUNS_AT_ONCE
     deployments = await desk.flows_of(lease)
     return Passed(
         f"/work_pools/{lease.pool}/get_scheduled_flow_runs",
-        {**body, "limit": limit},
+        {
+            "work_queue_names": [bounds.text(name, "names of queues") for name in queues],
+            "scheduled_before": datetime.now(UTC).isoformat(),
+            "limit": limit,
+        },
         show=lambda found: [
-            {**entry, "flow_run": _unclaimed(entry["flow_run"])}
+            {**entry, "flow_run": unclaimed(entry["flow_run"])}
             for entry in found
             if entry["flow_run"].get("deployment_id") in deployments
         ],
@@ -113,5 +124,10 @@ def _own_worker(desk: Desk, lease: Lease, name: Any) -> None:
         raise NotLeased("The worker of this lease has another name.")
 
 
-def _unclaimed(run: Mapping[str, Any]) -> Json:
-    return {**run, **_UNSEEN}
+def unclaimed(run: Mapping[str, Any]) -> Json:
+    """What a host sees of a run that it has not claimed; a real name begins with the prompt."""
+    kept = {name: value for name, value in run.items() if name in _WAITING}
+    kept["name"] = "a job that waits"
+    if state := run.get("state"):  # Prefect's poll leaves it out
+        kept["state"] = {name: value for name, value in state.items() if name in _STATE}
+    return kept

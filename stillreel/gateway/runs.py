@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from stillreel.errors import NotLeased
+from stillreel.gateway import bounds
 from stillreel.gateway.calls import RUNS_MOST, Answered, Asked, Passed, only
 from stillreel.gateway.desk import Desk
-from stillreel.gateway.events import known_data, known_details
 from stillreel.gateway.lease import CLAIM, Lease
+from stillreel.gateway.states import known_data, known_details
 from stillreel.jobs import marks
+from stillreel.jobs.record import FINAL_STATES
 from stillreel.prefect_api import PAGE, Json
 
 _STATE = ("type", "name", "message", "data", "state_details")
 _SETTABLE = frozenset(
     {"PENDING", "RUNNING", "COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SCHEDULED"}
 )
+_SEEN_LABELS = frozenset(
+    {marks.TOKEN, marks.ROUND, marks.SETTLED, marks.END_AT, marks.CANCELLED, marks.DEADLINE}
+)
+"""Those that a flow reads; the others are the control side's, as its notes on the delivery."""
 _WORKER_LABELS = (
     *("prefect.worker.name", "prefect.worker.type"),
     *("prefect.work-pool.name", "prefect.work-pool.id"),
 )
+_CHANGEABLE = ("name", "infrastructure_pid", "flow_version")
 _EMPTY = ("flows", "task_runs", "deployments", "work_pools", "work_pool_queues")
 _NO_FILTER = (
     *("name", "tags", "deployment_id", "work_queue_name", "flow_version", "start_time"),
@@ -32,7 +41,7 @@ _NO_FILTER = (
 
 async def read_run(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     held = await desk.leases.held(lease, asked.names["id"])
-    return Passed(f"/flow_runs/{held.run_id}")
+    return Passed(f"/flow_runs/{held.run_id}", show=seen_run)
 
 
 async def read_states(desk: Desk, lease: Lease, asked: Asked) -> Passed:
@@ -42,9 +51,10 @@ async def read_states(desk: Desk, lease: Lease, asked: Asked) -> Passed:
 
 async def change_run(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     held = await desk.leases.held(lease, asked.names["id"], writes=True)
-    body = only(asked.body, "name", "infrastructure_pid", "flow_version", "empirical_policy")
+    body = only(asked.body, *_CHANGEABLE, "empirical_policy")
     # By the policy Prefect would try a failed run again, on other hosts as well.
-    sent = {name: value for name, value in body.items() if name != "empirical_policy"}
+    given = {name: body[name] for name in _CHANGEABLE if body.get(name) is not None}
+    sent = {name: bounds.text(value, name) for name, value in given.items()}
     return Passed(f"/flow_runs/{held.run_id}", sent)
 
 
@@ -61,29 +71,59 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
     desk.leases.forget(run_id)  # a state is set by who has the run now
     body = only(asked.body, "state", "force")
     state = only(body.get("state"), *_STATE, "id", "timestamp")
-    kind = state.get("type")
+    kind = bounds.text(state.get("type"), "a type of state")
     if kind not in _SETTABLE:
         raise NotLeased("A lease gives no right to this state.")
-    force = bool(body.get("force")) and kind == "CRASHED"  # as the engine does it
     if kind == "PENDING":
-        if not await _is_free(desk, lease, run_id):
-            return _aborted("This run does not wait any more.")
-    else:
-        await desk.leases.held(lease, run_id, writes=True)
-    sent: Json = {name: state[name] for name in _STATE if name in state}
-    if details := sent.get("state_details"):
+        return await _claim(desk, lease, run_id)
+    held = await desk.leases.held(lease, run_id, writes=True)
+    if kind not in FINAL_STATES and await desk.is_over(await desk.leases.run(run_id)):
+        return _aborted("This run has ended.")
+    sent: Json = {"type": kind, "name": bounds.text_or_none(state.get("name"), "names of states")}
+    sent["message"] = bounds.cut(state.get("message"))
+    sent["data"] = known_data(state.get("data"), run_id)
+    if details := state.get("state_details"):
         sent["state_details"] = _details(details, run_id)
-    if "data" in sent:
-        sent["data"] = known_data(sent["data"])
-    if kind == "PENDING":
-        sent["message"] = CLAIM + lease.id
-    elif kind == "SCHEDULED":  # in such a message the keeper reads which attempt begins
+    if kind == "SCHEDULED":  # in such a message the keeper reads which attempt begins
         sent["message"] = None
     return Passed(
-        f"/flow_runs/{run_id}/set_state",
-        {"state": sent, "force": force},
-        done=partial(desk.leases.forget, run_id),
+        f"/flow_runs/{held.run_id}/set_state",
+        # As the engine does it.
+        {"state": sent, "force": bool(body.get("force")) and kind == "CRASHED"},
+        done=lambda _: desk.leases.forget(run_id),
     )
+
+
+async def _claim(desk: Desk, lease: Lease, run_id: str) -> Passed | Answered:
+    """A claim of a run that waits: always the same one, whatever the host's state says else."""
+    run = await desk.waiting_run(lease, run_id)
+    due = run.get("next_scheduled_start_time") or run.get("expected_start_time")
+    if run.get("state_type") != "SCHEDULED" or await desk.is_over(run):
+        return _aborted("This run does not wait any more.")
+    if due and datetime.fromisoformat(due) > datetime.now(UTC):
+        return _aborted("This run is not due yet.")
+    if not await desk.claims.begin(lease, run_id):
+        return _aborted("This lease has as many runs as it may have at once.")
+    # Prefect lets a Pending run be Pending once more under any other name than this one.
+    state = {"type": "PENDING", "name": "Pending", "message": CLAIM + lease.id}
+    return Passed(
+        f"/flow_runs/{run_id}/set_state",
+        {"state": state, "force": False},
+        done=partial(_note_claim, desk, lease, run_id),
+    )
+
+
+def _note_claim(desk: Desk, lease: Lease, run_id: str, answer: Any) -> None:
+    desk.leases.forget(run_id)
+    desk.claims.end(lease, run_id, is_taken=answer.get("status") == "ACCEPT")
+
+
+def seen_run(run: Mapping[str, Any]) -> Json:
+    """What a host sees of a run that it has: neither who is told of its end, nor our notes."""
+    parameters, labels = dict(run.get("parameters") or {}), run.get("labels") or {}
+    parameters.pop("webhook_url", None)
+    kept = {n: v for n, v in labels.items() if n in _SEEN_LABELS or n.startswith("prefect.")}
+    return {**run, "parameters": parameters, "labels": kept}
 
 
 async def find_runs(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered:
@@ -106,8 +146,8 @@ async def find_runs(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
         narrowed["state"] = _state_filter(runs["state"])
     sent: Json = {"flow_runs": narrowed, "limit": PAGE}
     if body.get("sort"):
-        sent["sort"] = body["sort"]
-    return Passed("/flow_runs/filter", sent)
+        sent["sort"] = bounds.text(body["sort"], "an order")
+    return Passed("/flow_runs/filter", sent, show=lambda found: [seen_run(run) for run in found])
 
 
 async def count_runs(_desk: Desk, lease: Lease, asked: Asked) -> Passed:
@@ -120,15 +160,13 @@ async def count_runs(_desk: Desk, lease: Lease, asked: Asked) -> Passed:
         raise NotLeased("A lease counts jobs only.")
     if runs.get("state") != {"type": {"any_": ["SCHEDULED"]}}:
         raise NotLeased("A lease counts jobs that wait only.")
-    return Passed("/flow_runs/count", body)
-
-
-async def _is_free(desk: Desk, lease: Lease, run_id: str) -> bool:
-    """Whether a run of the lease's pool waits, or is Pending already by a claim of this lease."""
-    run = await desk.waiting_run(lease, run_id)
-    if run.get("state_type") != "PENDING":
-        return run.get("state_type") == "SCHEDULED"
-    return bool(await _own_id(desk, lease, run_id))
+    due = runs.get("expected_start_time")
+    if due is not None:
+        times = only(due, "before_", "after_")
+        runs = {**runs, "expected_start_time": {
+            name: bounds.instant(at).isoformat() for name, at in times.items() if at is not None
+        }}  # fmt: skip
+    return Passed("/flow_runs/count", {**body, "flow_runs": runs})
 
 
 def _aborted(reason: str) -> Answered:
@@ -157,7 +195,7 @@ def _texts(wanted: Any) -> Json:
     kept = {name: value for name, value in known.items() if value is not None}
     if not all(isinstance(value, list) and len(value) < 50 for value in kept.values()):
         raise NotLeased("This is no filter by states.")
-    return kept
+    return {n: [bounds.text(one, "names of states") for one in v] for n, v in kept.items()}
 
 
 async def _own_id(desk: Desk, lease: Lease, run_id: Any) -> str:

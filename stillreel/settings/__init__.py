@@ -19,7 +19,13 @@ from stillreel.settings.fetch import FetchSettings
 from stillreel.settings.fleet import FleetSettings
 from stillreel.settings.host import HostSettings
 from stillreel.settings.inference import InferenceSettings
-from stillreel.settings.mistakes import half_s3, mistake, remote_mistakes, webhook_mistakes
+from stillreel.settings.mistakes import (
+    half_s3,
+    mistake,
+    remote_mistakes,
+    rented_env_mistakes,
+    webhook_mistakes,
+)
 from stillreel.settings.remote import REMOTE_VALUES
 from stillreel.settings.server import ServerSettings
 from stillreel.settings.storage import StorageSettings
@@ -89,6 +95,7 @@ def get_settings() -> Settings:
         *half_s3(built.get("storage")),
         *webhook_mistakes(built.get("webhook")),
         *remote_mistakes(built.get("inference")),
+        *rented_env_mistakes(built.get("fleet"), secret_names()),
     ]
     if mistakes:
         lines = "\n".join(f"  - {line}" for line in mistakes)

@@ -33,7 +33,7 @@ class FleetSettings(Concern):
     allow_untrusted_hosts: bool = Field(
         False,
         description="Rent from a provider whose machine owners can read what lies there (Vast.ai), "
-        "although such a host gets the Prefect server's password.",
+        "although going `direct` such a host gets the Prefect server's password.",
     )
     usd_per_hour_max: float = Field(
         1.2, gt=0, le=100, description="Most that a rented host may cost, in US$ per hour."
@@ -91,7 +91,8 @@ class FleetSettings(Concern):
         description="How rented hosts reach Prefect: `direct`, with the server's own password, or "
         "`gateway`: at `/lease/api` of STILLREEL_API_URL, by a token that ends with the lease and "
         "opens their own jobs only (docs/security.md). The same on the API and on the control "
-        "worker.",
+        "worker. `direct` is the default as long as the gateway hands out no addresses to store "
+        "at: behind it a host needs a way of its own to the bucket, as an instance role.",
     )
     rented_api_url: str = Field(
         "",
@@ -100,7 +101,13 @@ class FleetSettings(Concern):
     rented_env: Annotated[tuple[str, ...], NoDecode] = Field(
         ("S3_BUCKET", "S3_REGION", "S3_ENDPOINT"),
         description="Variables of the control side that rented hosts get too, comma-separated. "
-        "Name no secret here that a stranger's machine may not have.",
+        "Name no secret here that a stranger's machine may not have; with the gateway names of "
+        "secrets (KEY, SECRET, TOKEN, PASSWORD, AUTH in them) are refused.",
+    )
+    rented_hf_token: bool = Field(
+        False,
+        description="Rented hosts get HF_TOKEN with the gateway too, for weights behind a gate; "
+        "it has to be a Read token, of an account that has nothing else.",
     )
     vast_api_key: SecretStr = Field(
         SecretStr(""),

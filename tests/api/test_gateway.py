@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.leases import Leases
+from stillreel.gateway.claims import OPEN_MOST, Claims
 from stillreel.gateway.lease import CLAIM, lease_id
+from stillreel.host_report import HostReport, artifact_of
+from stillreel.jobs import marks
 from tests.api.background import eventually
 from tests.api.conftest import Api, running_api
 from tests.api.lessee import Lessee, lessee, prefect, task_run_event, waiting_job
@@ -45,6 +50,13 @@ def run_id(gateway: Api) -> str:
     return waiting_job(gateway)[1]
 
 
+@pytest.fixture(autouse=True)
+def both_may_claim(gateway: Api) -> None:
+    """What the tests before have left claimed does not count here."""
+    desk = gateway.app.state.desk
+    desk.claims = Claims(desk.leases)
+
+
 def test_the_gateway_is_not_there_unless_it_is_asked_for(api: Api, host: Lessee) -> None:
     base = f"{api.url}/lease/api"
     with httpx.Client(base_url=base, auth=("lease", host.token), trust_env=False) as client:
@@ -68,6 +80,22 @@ def test_one_lease_claims_a_run_and_has_it(host: Lessee, other: Lessee, run_id: 
     assert other.claim(run_id) == "ABORT"
 
 
+@pytest.mark.parametrize("name", ["Submitting", "InfrastructurePending", "pending", ""])
+def test_a_claim_by_any_other_name_takes_nothing_from_who_has_the_run(
+    host: Lessee, other: Lessee, server: httpx.Client, run_id: str, name: str
+) -> None:
+    """Prefect lets a Pending run be Pending under another name."""
+    again = {"state": {"type": "PENDING", "name": name}}
+    path = f"/flow_runs/{run_id}/set_state"
+    assert host.ask("POST", path, again).json()["status"] == "ACCEPT"
+    assert server.get(f"/flow_runs/{run_id}").json()["state"]["name"] == "Pending"
+    for each in (other, host):
+        assert each.ask("POST", path, again).json()["status"] == "ABORT"
+    server.post(path, json={"state": {"type": "PENDING", "name": "Pending"}}).raise_for_status()
+    state = server.get(f"/flow_runs/{run_id}").json()["state"]
+    assert state["message"] == CLAIM + lease_id(host.label.run_id, 1)
+
+
 def test_a_poll_shows_that_a_run_waits_and_not_what_it_is(host: Lessee, gateway: Api) -> None:
     job_id, run_id = waiting_job(gateway)
 
@@ -76,8 +104,8 @@ def test_a_poll_shows_that_a_run_waits_and_not_what_it_is(host: Lessee, gateway:
     entries = {entry["flow_run"]["id"]: entry["flow_run"] for entry in answer.json()}
     assert 0 < len(entries) <= 10
     for run in entries.values():
-        assert run["parameters"] == run["labels"] == run["context"] == {}
-        assert run["tags"] == []
+        assert not run.keys() & {"parameters", "labels", "context", "tags", "idempotency_key"}
+        assert FlowRun.model_validate(run).name == "a job that waits"  # a worker can read it
     assert job_id not in answer.text
     assert "whoever" not in answer.text
     assert host.claim(run_id) == "ACCEPT"
@@ -125,6 +153,78 @@ def test_a_host_hands_a_run_back_and_says_nothing_of_attempts(
     assert host.claim(run_id) == "ACCEPT"
 
 
+@pytest.mark.parametrize("how", ["COMPLETED", "settled", "deleted"])
+def test_a_host_revives_no_job_that_has_ended(
+    host: Lessee, server: httpx.Client, run_id: str, how: str
+) -> None:
+    assert host.claim(run_id) == "ACCEPT"
+    assert host.set_state(run_id, "RUNNING").json()["status"] == "ACCEPT"
+    now = datetime.now(UTC).isoformat()
+    if how == "COMPLETED":
+        assert host.set_state(run_id, "COMPLETED").json()["status"] == "ACCEPT"
+    else:
+        settled = {marks.SETTLED: 1, marks.END_AT: now, marks.END: "completed"}
+        labels = settled if how == "settled" else {marks.DELETED: now}
+        server.patch(f"/flow_runs/{run_id}/labels", json=labels).raise_for_status()
+    before = server.get(f"/flow_runs/{run_id}").json()["state"]["id"]
+
+    for kind in ("RUNNING", "SCHEDULED", "PENDING"):
+        assert host.set_state(run_id, kind).json()["status"] == "ABORT"
+
+    assert server.get(f"/flow_runs/{run_id}").json()["state"]["id"] == before
+    if how == "settled":  # whoever starts it again in Prefect's UI may
+        again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}}
+        server.post(f"/flow_runs/{run_id}/set_state", json=again).raise_for_status()
+        assert host.claim(run_id) == "ACCEPT"
+    assert host.set_state(run_id, "FAILED").json()["status"] == "ACCEPT"
+
+
+def test_a_lease_claims_what_is_due_and_no_more_than_it_can_do(
+    gateway: Api, server: httpx.Client
+) -> None:
+    with lessee(gateway) as host:
+        runs = [waiting_job(gateway)[1] for _ in range(OPEN_MOST + 1)]
+        assert {host.claim(run) for run in runs[:OPEN_MOST]} == {"ACCEPT"}
+        assert host.claim(runs[-1]) == "ABORT"
+        assert host.set_state(runs[0], "FAILED").json()["status"] == "ACCEPT"
+        later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        body = {"state": {"type": "SCHEDULED", "state_details": {"scheduled_time": later}}}
+        server.post(f"/flow_runs/{runs[-1]}/set_state", json=body).raise_for_status()
+        assert host.claim(runs[-1]) == "ABORT"
+        asked = {"limit": 200, "scheduled_before": "2099-01-01T00:00:00Z"}
+        offered = host.ask("POST", "/work_pools/local/get_scheduled_flow_runs", asked).json()
+        assert runs[-1] not in {entry["flow_run"]["id"] for entry in offered}
+        assert host.claim(waiting_job(gateway)[1]) == "ACCEPT"
+
+
+def test_heartbeats_have_our_time_and_do_not_crowd_out_those_of_others(
+    host: Lessee, server: httpx.Client, gateway: Api, run_id: str
+) -> None:
+    assert host.claim(run_id) == "ACCEPT"
+    last = str(uuid4())
+    with host.socket() as socket:
+        assert json.loads(socket.recv())["type"] == "auth_success"
+        for _ in range(20):
+            beat = task_run_event(run_id, last) | {
+                "event": "prefect.flow-run.heartbeat",
+                "occurred": "2099-01-01T00:00:00Z",
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+            }
+            socket.send(json.dumps(beat))
+        socket.send(json.dumps(task_run_event(run_id, last, labels={"a": None})))
+        socket.send(json.dumps(task_run_event(run_id, last)))
+        assert task_runs_of(server, run_id, 1) == [last]
+    wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]},
+              "resource": {"id": [f"prefect.flow-run.{run_id}"]},
+              "occurred": {"until": "2100-01-01T00:00:00Z"}}  # fmt: skip
+    for attempt in eventually():
+        with attempt:
+            answer = server.post("/events/filter", json={"filter": wanted, "limit": 50})
+            beats = answer.json()["events"]
+            assert 1 <= len(beats) <= 3  # a slow machine may take longer than one pause
+    assert all(datetime.fromisoformat(b["occurred"]) <= datetime.now(UTC) for b in beats)
+
+
 @pytest.mark.parametrize("body", [
     {"tags": ["undelivered"]}, {"parameters": {}}, {"labels": {"a": "b"}},
     {"name": "n", "job_variables": {"env": {}}},
@@ -158,6 +258,12 @@ def test_artifacts_have_keys_of_their_own_job(
         {"flow_run_id": str(uuid4())},
         {"id": str(uuid4())},
         {"task_run_id": "no-id"},
+        {"key": None},
+        {"type": "table"},
+        {"data": 101},
+        {"data": [{"a": 1}]},
+        {"data": "x" * 20_001},
+        {"metadata_": {"a": None}},
     ):
         assert host.ask("POST", "/artifacts/", body | changed).status_code == 403, changed
     assert other.ask("POST", "/artifacts/", body).status_code == 403
@@ -165,10 +271,18 @@ def test_artifacts_have_keys_of_their_own_job(
 
 def test_a_host_reports_itself_under_its_own_name_only(host: Lessee) -> None:
     worker = str(host.label)
-    report = {"key": f"host-{worker}", "type": "markdown", "data": "x", "metadata_": {"gpu": "A"}}
+    told = HostReport(worker=worker, pool="local", gpu="A10G", models=("wan-2.2",))
+    report = artifact_of(told, at=datetime.now(UTC)) | {"data": "[click](https://evil.example)"}
     beat = {"name": worker, "heartbeat_interval_seconds": 10}
-    assert host.ask("POST", "/artifacts/", report).status_code == 201
+    made = host.ask("POST", "/artifacts/", report)
+    assert made.status_code == 201
+    assert "A10G" in made.json()["data"]
+    assert "evil" not in made.text
     assert host.ask("POST", "/artifacts/", report | {"key": "host-other"}).status_code == 403
+    for wrong in ({"pool": "g5"}, {"worker": "other"}, {"gpu": "[x](https://evil.example)"},
+                  {"usd_per_hour": "nan"}, {"version": "v" * 300}, {"at": None}):  # fmt: skip
+        facts = {"metadata_": report["metadata_"] | wrong}
+        assert host.ask("POST", "/artifacts/", report | facts).status_code == 403, wrong
     path = "/work_pools/local/workers/heartbeat"
     assert host.ask("POST", path, beat).status_code == 204
     assert host.ask("POST", path, beat | {"name": "other"}).status_code == 403

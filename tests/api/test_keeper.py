@@ -254,7 +254,7 @@ def test_a_job_that_its_own_process_has_forgotten_is_found_by_its_tag(
 def test_a_job_that_is_not_started_in_time_expires_and_can_be_retried(
     kept: Api, inference_server: None
 ) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=2)
+    deadline = datetime.now(UTC) + timedelta(seconds=8)
     job_id = kept.submit(deadline=deadline.isoformat())["job_id"]
     assert kept.job(job_id)["status"] == "queued"
     job = eventually(lambda: has_status(kept, job_id, "expired"))
@@ -279,6 +279,7 @@ def test_a_job_that_was_begun_in_time_does_not_expire(kept: Api) -> None:
         client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
     eventually(lambda: _assert(marks.DATED not in tags(kept, job_id)))
     eventually(lambda: _assert(datetime.now(UTC) > deadline + timedelta(seconds=1)))
+    kept.forget()
     assert kept.job(job_id)["status"] == "queued"
 
 
@@ -297,14 +298,14 @@ def test_what_was_done_is_counted_and_told_with_its_job(
     caplog.set_level(logging.INFO, "stillreel.keeper")
     counts = kept.app.state.keeper.counts
     before = counts.copy()
-    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
     with Receiver((image(),), port=port) as source:
         job_id = kept.submit(image_url=f"{source.url}a.png?secret", deadline=soon)["job_id"]
         eventually(lambda: has_status(kept, job_id, "expired"))
-    done = ["image_copied", "expired"]
-    assert [action for action in done if counts[action] > before[action]] == done
+        done = {"image_copied", "expired"}
+        eventually(lambda: _assert(all(counts[action] > before[action] for action in done)))
     told = [r.getMessage() for r in caplog.records if job_id in r.getMessage()]
-    assert [line.split()[0] for line in told] == done
+    assert {line.split()[0] for line in told} == done
     assert not any("secret" in line for line in told)
 
 

@@ -275,6 +275,7 @@ def test_l17_with_prefect_away_every_answer_comes_within_5_seconds(
 ) -> None:
     """A submit with Redis down had no answer in 10 s, and ran later although it was given up."""
     api = start_api()
+    assert_serves(api)
     job_id = api.submit()["job_id"]
     cancel(api, job_id)
     other = api.submit()["job_id"]

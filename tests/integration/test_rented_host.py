@@ -32,6 +32,8 @@ class Machines:
     vast: FakeVast
     folder: Path
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    role: dict[str, str] = field(default_factory=dict)
+    """What a machine has by itself, as by the role of an EC2 instance."""
 
     def boot(self, machine: dict[str, Any], body: dict[str, Any]) -> None:
         number = machine["id"]
@@ -46,7 +48,7 @@ class Machines:
         with (self.folder / f"{number}.log").open("wb") as log:
             self.running[number] = subprocess.Popen(
                 ["bash", str(SCRIPT), *body["args"]],
-                env={**own, **body["env"]},
+                env={**own, **self.role, **body["env"]},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -89,7 +91,7 @@ def drain_env(
             "STILLREEL_IDLE_MINUTES": "0.5",
             "STILLREEL_RENTED_VIA": via,
             "STILLREEL_API_URL": stack.shim_url,
-            "STILLREEL_RENTED_ENV": ",".join(bucket.env),
+            "STILLREEL_RENTED_ENV": ",".join(set(bucket.env) - set(machines.role)),
         }
     )
 
@@ -110,6 +112,7 @@ def command(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str
 def test_a_backlog_is_drained_through_the_gateway_by_a_host_that_ends_itself(
     stack: Stack, bucket: Bucket, machines: Machines, tmp_path: Path, jobs: int
 ) -> None:
+    machines.role = {name: value for name, value in bucket.env.items() if "KEY" in name}
     env = drain_env(stack, bucket, machines, tmp_path, via="gateway")
     vast = machines.vast
     runs = [stack.submit(JOB) for _ in range(jobs)]
@@ -131,6 +134,8 @@ def test_a_backlog_is_drained_through_the_gateway_by_a_host_that_ends_itself(
     assert create.path == "/api/v0/asks/2/"  # the cheaper one
     assert create.body["label"] == host["label"]
     reached = create.body["env"]
+    assert reached.keys() >= {"S3_BUCKET", "S3_ENDPOINT"}
+    assert not reached.keys() & machines.role.keys()
     assert reached["PREFECT_API_URL"] == f"{stack.shim_url}/lease/api"
     user, _, token = reached["PREFECT_API_AUTH_STRING"].partition(":")
     assert user == "lease"

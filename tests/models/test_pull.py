@@ -409,7 +409,7 @@ def test_weights_that_came_in_another_way_are_installed_without_a_note(
 def test_the_commands_pull_and_list(hub: Hub, wan_folder: Path, tmp_path: Path) -> None:
     commit = hub.publish(WAN.repo_id, wan_folder, gated="auto", commit=COMMIT)
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_TOKEN": GOOD_TOKEN}
-    done = stillreel(tmp_path, "models", "pull", "wan-2.2", "--json", **env)
+    done = stillreel(tmp_path, tmp_path / "home", "models", "pull", "wan-2.2", "--json", **env)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert Path(facts["path"]).is_relative_to(tmp_path / "hf")
@@ -421,7 +421,7 @@ def test_the_commands_pull_and_list(hub: Hub, wan_folder: Path, tmp_path: Path) 
     assert "licence: Apache-2.0" in done.stderr
     assert GOOD_TOKEN not in done.stdout + done.stderr
 
-    shown = stillreel(tmp_path, "models", "list", **env)
+    shown = stillreel(tmp_path, tmp_path / "home", "models", "list", **env)
     assert shown.returncode == 0, shown.stderr
     head, wan, fast, ltx, *_ = shown.stdout.splitlines()
     assert head.split()[:2] == ["weights", "of"]
@@ -432,7 +432,9 @@ def test_the_commands_pull_and_list(hub: Hub, wan_folder: Path, tmp_path: Path) 
     assert fast.split()[:3] == ["wan-2.2", "fast", "no"]
     assert ltx.split()[0] == "ltx-2"
 
-    listed = json.loads(stillreel(tmp_path, "models", "list", "--json", **env).stdout)
+    listed = json.loads(
+        stillreel(tmp_path, tmp_path / "home", "models", "list", "--json", **env).stdout
+    )
     weights = {model["id"]: model["weights"] for model in listed}
     assert weights["preview"] == []
     assert [row["installed"] for row in weights["wan-2.2"]] == [True, False]
@@ -446,7 +448,7 @@ def test_a_refusal_ends_the_command_with_2_and_one_line(
     commit = MODELS["ltx-2"].repository().revision
     hub.publish(LTX.repo_id, ltx_folder, gated="auto", commit=commit)
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_other"}
-    done = stillreel(tmp_path, "models", "pull", "ltx-2", **env)
+    done = stillreel(tmp_path, tmp_path / "home", "models", "pull", "ltx-2", **env)
     assert done.returncode == cli.EXIT_USAGE
     assert "LTX-2 Community License" in done.stderr
     assert "hf_other" not in done.stderr
