@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
             keeper.fetch(record)
 
         warn_of_allowed(settings)
-        if settings.fleet.rented_via == "gateway":
+        if settings.fleet.rented_via == "gateway" and settings.api.api_url:
             warn_where_unconfined()
         api = connect(settings.api.prefect_seconds)
         try:

@@ -57,7 +57,8 @@ def limits_of(fleet: FleetSettings) -> Limits:
 def order_of(
     settings: Settings, *, run_id: str, pool: str, model: str, now: bool, grants: Granting
 ) -> Order:
-    """The order of one drain. Raises ModelUnavailable."""
+    """The order of one drain. Raises ModelUnavailable; SettingsInvalid as `host_env`, before."""
+    _way_back(settings)
     return Order(
         run_id,
         settings.fleet.installation,
@@ -91,14 +92,16 @@ def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provid
     """The provider of this name.
 
     Raises SettingsInvalid when its account or our image is not set, and for renting from
-    strangers unless that is allowed. Looking and destroying always are.
+    strangers `direct` unless that is allowed. Looking and destroying always are.
     """
     provider = _make(fleet, name, renting=renting)
     try:
-        if renting and not provider.is_trusted and not fleet.allow_untrusted_hosts:
+        goes_direct = renting and fleet.rented_via == "direct"
+        if goes_direct and not (provider.is_trusted or fleet.allow_untrusted_hosts):
             raise SettingsInvalid(
                 f"renting from {name} is refused: the owner of such a machine can read what lies "
-                f"there, and a host still gets {_exposed(fleet)}. Rent from EC2 "
+                "there, and with STILLREEL_RENTED_VIA=direct a host gets the Prefect server's "
+                "password. Take the gateway (STILLREEL_RENTED_VIA=gateway), rent from EC2 "
                 "(STILLREEL_EC2=1, STILLREEL_FLEET_PROVIDER=ec2), or accept it with "
                 "STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"
             )
@@ -131,22 +134,15 @@ def host_env(
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
     if not settings.host.embed_prompt:  # what is kept out of files here is kept out there
         api["STILLREEL_EMBED_PROMPT"] = "0"
+    way_back = _way_back(settings)
     if fleet.rented_via == "gateway":
         passed = {n: value for n, value in passed.items() if not n.startswith(_OF_BUCKET)}
-        base = f"{_gateway_base(settings)}/lease"
         token = grants(label, deadline)
-        prefect = {
-            "PREFECT_API_URL": f"{base}/api",
-            "PREFECT_API_AUTH_STRING": f"lease:{token}",
-            "STILLREEL_LEASE_URL": base,
-            "STILLREEL_LEASE_TOKEN": token,
-        }
-    else:
-        prefect = _direct(fleet)
+        way_back |= {"PREFECT_API_AUTH_STRING": f"lease:{token}", "STILLREEL_LEASE_TOKEN": token}
     return {
         **passed,
         **api,
-        **prefect,
+        **way_back,
         "STILLREEL_HOST_NAME": str(label),
         "STILLREEL_HOST_PRICE": f"{choice.offer.usd_per_hour:.4f}",
         "STILLREEL_RENTED_UNTIL": str(int(deadline.timestamp())),
@@ -164,6 +160,14 @@ def seconds_per_job(model: str) -> float:
     return found.seconds.likely if found else UNKNOWN_SECONDS
 
 
+def _way_back(settings: Settings) -> dict[str, str]:
+    """How a host reaches Prefect; through the gateway the token of its lease is missing yet."""
+    if settings.fleet.rented_via == "direct":
+        return _direct(settings.fleet)
+    base = f"{_gateway_base(settings)}/lease"
+    return {"PREFECT_API_URL": f"{base}/api", "STILLREEL_LEASE_URL": base}
+
+
 def _direct(fleet: FleetSettings) -> dict[str, str]:
     from prefect.settings import get_current_settings
 
@@ -179,16 +183,11 @@ def _gateway_base(settings: Settings) -> str:
     url = settings.api.api_url
     if not url or (url.startswith("http:") and not _LOOPBACK.match(url)):
         raise SettingsInvalid(
-            "STILLREEL_API_URL: rented hosts reach Prefect through the gateway there "
-            "(STILLREEL_RENTED_VIA=gateway), so set it to the API's public https address"
+            "STILLREEL_API_URL: rented hosts reach Prefect and storage through the gateway there, "
+            "so set it to the API's public https address (STILLREEL_RENTED_VIA=direct: they get "
+            "the Prefect server's password)"
         )
     return url
-
-
-def _exposed(fleet: FleetSettings) -> str:
-    if fleet.rented_via == "direct":
-        return "the Prefect server's password"
-    return "what STILLREEL_RENTED_ENV names"
 
 
 def _make(fleet: FleetSettings, name: str, *, renting: bool) -> Vast | Ec2:

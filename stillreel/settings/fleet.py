@@ -32,8 +32,9 @@ class FleetSettings(Concern):
     )
     allow_untrusted_hosts: bool = Field(
         False,
-        description="Rent from a provider whose machine owners can read what lies there (Vast.ai), "
-        "although going `direct` such a host gets the Prefect server's password.",
+        description="With STILLREEL_RENTED_VIA=direct: rent from a provider whose machine owners "
+        "can read what lies there (Vast.ai), although such a host gets the Prefect server's "
+        "password.",
     )
     usd_per_hour_max: float = Field(
         1.2, gt=0, le=100, description="Most that a rented host may cost, in US$ per hour."
@@ -87,16 +88,16 @@ class FleetSettings(Concern):
         "the longest job.",
     )
     rented_via: Literal["direct", "gateway"] = Field(
-        "direct",
-        description="How rented hosts reach Prefect: `direct`, with the server's own password, or "
-        "`gateway`: at `/lease/api` of STILLREEL_API_URL, by a token that ends with the lease and "
-        "opens their own jobs only (docs/security.md). The same on the API and on the control "
-        "worker. `direct` is the default as long as the gateway hands out no addresses to store "
-        "at: behind it a host needs a way of its own to the bucket, as an instance role.",
+        "gateway",
+        description="How rented hosts reach Prefect and storage: `gateway`, at `/lease` of "
+        "STILLREEL_API_URL, by a token that ends with the lease and opens their own jobs only "
+        "(docs/security.md), or `direct`, with the Prefect server's own password and the bucket's "
+        "keys. The same on the API and on the control worker.",
     )
     rented_api_url: str = Field(
         "",
-        description="Address of the Prefect API as rented hosts reach it; empty: PREFECT_API_URL.",
+        description="Address of the Prefect API as rented hosts that go `direct` reach it; empty: "
+        "PREFECT_API_URL.",
     )
     rented_env: Annotated[tuple[str, ...], NoDecode] = Field(
         ("S3_BUCKET", "S3_REGION", "S3_ENDPOINT"),

@@ -87,7 +87,8 @@ def rented_env_mistakes(fleet: Concern | None, secret: Collection[str]) -> Itera
         ):
             yield (
                 f"STILLREEL_RENTED_ENV: {name} would reach machines of strangers; leave it out: "
-                "their lease gives them Prefect and storage for their own jobs"
+                "their lease gives them Prefect and storage for their own jobs (only with "
+                "STILLREEL_RENTED_VIA=direct a host needs such things)"
             )
 
 

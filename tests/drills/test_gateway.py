@@ -1,4 +1,4 @@
-"""A host that reaches Prefect through the gateway only, and is killed at its work."""
+"""A host that has nothing but its lease, and is killed at its work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from stillreel.fleet.labels import Label
-from stillreel.fleet.leases import FLOW, POOL
+from stillreel.fleet.leases import FLOW, HOST, POOL, Asked
 from stillreel.gateway.lease import CLAIM, grant, lease_id
 from stillreel.process import end_tree
 from tests.drills.conftest import SLOW
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 def stack() -> Iterator[Stack]:
     """An installation whose Prefect has a password; its own host takes no jobs."""
     env = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_API_AUTH_STRING": AUTH}
-    with running_stack(STILLREEL_RENTED_VIA="gateway", **env, **SLOW) as running:
+    with running_stack(**env, **SLOW) as running:
         running.api.auth = httpx.BasicAuth(*AUTH.split(":"))
         workers = running.processes("stillreel.host_worker")
         for worker in workers:
@@ -44,17 +44,19 @@ def stack() -> Iterator[Stack]:
 
 def lease(stack: Stack, number: int) -> tuple[Label, str]:
     """A token for a host of a drain that is made here, and the host's name."""
+    until = datetime.now(UTC) + timedelta(hours=1)
+    host = {f"{HOST}{number}": Asked(number, until, usd_per_hour=0.36).to_text()}
     flow = stack.api.post("/flows/", json={"name": FLOW}).json()["id"]
-    body = {"flow_id": flow, "state": {"type": "RUNNING"}, "labels": {POOL: "local"}}
+    body = {"flow_id": flow, "state": {"type": "RUNNING"}, "labels": {POOL: "local"} | host}
     drain = stack.api.post("/flow_runs/", json=body).json()["id"]
-    made = grant(drain, number, expires=datetime.now(UTC) + timedelta(hours=1))
+    made = grant(drain, number, expires=until)
     stack.api.patch(f"/flow_runs/{drain}/labels", json=made.labels).raise_for_status()
     return Label("main", drain, number), made.token
 
 
 @contextmanager
 def rented_host(stack: Stack, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
-    """A stock host that knows nothing but its lease: its process, and its lease's name."""
+    """A stock host as a drain starts it: its process, and its lease's name."""
     label, token = lease(stack, 1)
     home = folder / label.run_id[:8]
     env = env_of(home) | {
@@ -62,7 +64,8 @@ def rented_host(stack: Stack, folder: Path) -> Iterator[tuple[psutil.Process, st
         "PREFECT_API_AUTH_STRING": f"lease:{token}",
         "STILLREEL_API_URL": stack.shim_url,
         "STILLREEL_HOST_NAME": str(label),
-        "STILLREEL_STORAGE_DIR": str(stack.home / "storage"),
+        "STILLREEL_LEASE_URL": f"{stack.shim_url}/lease",
+        "STILLREEL_LEASE_TOKEN": token,
         "STILLREEL_RENTED_UNTIL": str(int(datetime.now(UTC).timestamp()) + 3600),
         **SLOW,
     }

@@ -38,6 +38,11 @@ CHOICE = priced(GOOD, Batch(1.0))
 SERVER = {PREFECT_API_URL: "https://prefect.example/api", PREFECT_API_AUTH_STRING: "me:pass"}
 
 
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "direct")
+
+
 def env_of() -> dict[str, str]:
     with temporary_settings(updates=SERVER):
         return dict(host_env(get_settings(), LABEL, CHOICE, UNTIL, no_grants))
@@ -47,6 +52,7 @@ def no_grants(label: Label, until: datetime) -> str:
     raise AssertionError("a host that goes the direct way has no lease token")
 
 
+@pytest.mark.usefixtures("direct")
 def test_a_host_knows_its_name_its_price_its_time_and_nothing_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -75,6 +81,7 @@ def test_a_host_knows_its_name_its_price_its_time_and_nothing_more(
     }
 
 
+@pytest.mark.usefixtures("direct")
 def test_the_operator_says_what_else_a_host_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLREEL_RENTED_ENV", "HF_TOKEN, NOT_SET")
     monkeypatch.setenv("HF_TOKEN", "read-only")
@@ -87,6 +94,7 @@ def test_the_operator_says_what_else_a_host_gets(monkeypatch: pytest.MonkeyPatch
     assert env["STILLREEL_API_URL"] == "https://api.example"
 
 
+@pytest.mark.usefixtures("direct")
 def test_a_host_that_could_reach_no_prefect_is_not_rented() -> None:
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
@@ -98,7 +106,6 @@ def test_a_host_that_could_reach_no_prefect_is_not_rented() -> None:
 def test_through_the_gateway_a_host_gets_a_lease_token_and_no_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
     monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
     book = FakeBook()
     with temporary_settings(updates=SERVER):
@@ -122,7 +129,6 @@ def test_through_the_gateway_a_host_holds_no_secret(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """All that a process of the host has: environment, home and command lines."""
-    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
     monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
     unset = ("R2_", "STILLREEL_R2_", "STILLREEL_DATABASE", "DATABASE_", "REDIS", "STILLREEL_RE")
     for name in secret_names() - {"STILLREEL_LEASE_TOKEN"}:
@@ -175,9 +181,10 @@ def test_through_the_gateway_no_secret_is_passed_on(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("STILLREEL_RENTED_ENV", f"S3_BUCKET, {name}")
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "direct")
     assert name in get_settings().fleet.rented_env  # a host of one's own may have it
     get_settings.cache_clear()
-    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
+    monkeypatch.delenv("STILLREEL_RENTED_VIA")
     with pytest.raises(SettingsInvalid, match=f"STILLREEL_RENTED_ENV: {name}"):
         get_settings()
 
@@ -185,7 +192,6 @@ def test_through_the_gateway_no_secret_is_passed_on(
 def test_a_token_for_weights_is_passed_on_where_the_operator_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
     monkeypatch.setenv("STILLREEL_API_URL", "https://api.example")
     monkeypatch.setenv("HF_TOKEN", "read-only")
     with temporary_settings(updates=SERVER):
@@ -201,18 +207,21 @@ def test_a_token_for_weights_is_passed_on_where_the_operator_says_so(
 def test_no_token_is_granted_that_would_go_over_the_wire_in_clear(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
-    monkeypatch.setenv("STILLREEL_RENTED_VIA", "gateway")
     monkeypatch.setenv("STILLREEL_API_URL", url)
     with pytest.raises(SettingsInvalid, match="STILLREEL_API_URL"):
         host_env(get_settings(), LABEL, CHOICE, UNTIL, no_grants)
 
 
-def test_strangers_machines_need_a_word_from_the_operator(
+def test_to_give_strangers_the_password_needs_a_word_from_the_operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("VAST_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "k")
     monkeypatch.setenv("STILLREEL_WORKER_IMAGE", "a/b")
+    with opened(get_settings().fleet, "vast", renting=True) as by_lease:
+        assert not by_lease.is_trusted
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "direct")
+    get_settings.cache_clear()
     fleet = get_settings().fleet
     with (
         pytest.raises(SettingsInvalid, match="STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"),

@@ -24,9 +24,7 @@ def bucket(moto_url: str) -> Bucket:
 
 @pytest.fixture(scope="session")
 def stack(bucket: Bucket) -> Iterator[Stack]:
-    # Whoever goes the direct way does not notice that there is a gateway.
-    env = {"STILLREEL_PREVIEW_SECONDS_PER_STEP": "0.5", "STILLREEL_RENTED_VIA": "gateway"}
-    with running_stack(**env, **bucket.env) as running:
+    with running_stack(STILLREEL_PREVIEW_SECONDS_PER_STEP="0.5", **bucket.env) as running:
         yield running
 
 
