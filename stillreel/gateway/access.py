@@ -64,12 +64,13 @@ class RunAccess:
     run_id: str
     job_id: str
     image_key: str = ""
-    """What the order names as its image, wherever that lies under inputs/."""
+    """What the order names as its image; it counts where it lies under inputs/."""
 
     def read(self, key: str) -> None:
         checked_key(key)
+        is_image = key == self.image_key and key.startswith("inputs/")
         if (
-            key != self.image_key
+            not is_image
             and not key.startswith(self._folders)
             and not result_task(key, self.run_id)
         ):

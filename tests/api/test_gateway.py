@@ -14,12 +14,14 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
+from stillreel.api.app import create_app
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.leases import Leases
 from stillreel.gateway.claims import OPEN_MOST, Claims
 from stillreel.gateway.lease import CLAIM, lease_id
 from stillreel.host_report import HostReport, artifact_of
 from stillreel.jobs import marks
+from stillreel.settings import get_settings
 from tests.api.background import eventually
 from tests.api.conftest import Api, running_api
 from tests.api.lessee import Lessee, lessee, prefect, task_run_event, waiting_job
@@ -57,11 +59,17 @@ def both_may_claim(gateway: Api) -> None:
     desk.claims = Claims(desk.leases)
 
 
-def test_the_gateway_is_not_there_unless_it_is_asked_for(api: Api, host: Lessee) -> None:
-    base = f"{api.url}/lease/api"
-    with httpx.Client(base_url=base, auth=("lease", host.token), trust_env=False) as client:
-        assert client.get("/health").status_code == 404
-        assert client.get("/work_pools/local").status_code == 404
+def test_the_gateway_is_not_there_where_hosts_go_the_direct_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def opened() -> list[str]:
+        get_settings.cache_clear()
+        paths = [getattr(route, "path", "") for route in create_app(get_settings()).routes]
+        return [path for path in paths if path.startswith("/lease")]
+
+    assert {"/lease/api/{path:path}", "/lease/api/events/in"} <= set(opened())
+    monkeypatch.setenv("STILLREEL_RENTED_VIA", "direct")
+    assert opened() == []
 
 
 def test_one_lease_claims_a_run_and_has_it(host: Lessee, other: Lessee, run_id: str) -> None:
@@ -387,7 +395,7 @@ def test_prefect_gets_its_own_credential_and_never_the_lease_token(
     door: Door, prefect_api: str
 ) -> None:
     password = str(PREFECT_API_AUTH_STRING.value() or "admin:the-real-one")
-    env = {"STILLREEL_RENTED_VIA": "gateway", "STILLREEL_KEEPER_LEADS": "false"}
+    env = {"STILLREEL_KEEPER_LEADS": "false"}
     with (
         temporary_settings(updates={PREFECT_API_AUTH_STRING: password}),
         running_api(env) as api,

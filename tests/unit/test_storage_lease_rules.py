@@ -94,6 +94,12 @@ def test_a_host_reads_nothing_else(key: str) -> None:
         ACCESS.read(key)
 
 
+def test_an_image_that_an_order_names_elsewhere_is_not_read() -> None:
+    named = f"outputs/{OTHER}/output.mp4"
+    with pytest.raises(NotLeased):
+        RunAccess(RUN, JOB, image_key=named).read(named)
+
+
 @pytest.mark.parametrize(("key", "content_type"), SLOTS.items())
 def test_a_host_writes_what_its_stages_make(key: str, content_type: str) -> None:
     slot = ACCESS.write(key, content_type, 10)
