@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -35,7 +36,7 @@ from stillreel.api.lease import lease_routes
 from stillreel.api.metrics import Metrics
 from stillreel.api.middleware import install_middleware
 from stillreel.api.polls import Polls
-from stillreel.api.services import build_services
+from stillreel.api.services import Services, build_services
 from stillreel.arrival.inspect import warn_where_unconfined
 from stillreel.audit import auditing
 from stillreel.gateway.desk import Desk
@@ -55,6 +56,11 @@ Send your key as `Authorization: Bearer <key>` or as `X-API-Key: <key>`. Errors 
 """
 
 
+async def _has_video(services: Services, job_id: str) -> bool:
+    """Whether a job's video is stored; its receipt is the last thing that is."""
+    return await services.reader.receipt(job_id) is not None
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The API as an ASGI application; Prefect's address comes from Prefect's own settings."""
 
@@ -67,12 +73,20 @@ def create_app(settings: Settings) -> FastAPI:
         if settings.fleet.rented_via == "gateway" and settings.api.api_url:
             warn_where_unconfined()
         api = connect(settings.api.prefect_seconds)
+        # Of its own, so that hosts that ask much keep neither callers nor the keeper waiting.
+        hosts_api = connect(settings.api.prefect_seconds)
         try:
             services = build_services(settings, api, on_submitted=on_submitted)
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
-            desk = Desk(api, installation=settings.fleet.installation)
-            door = LeaseDoor(api, desk.leases, services.reader, installation=desk.installation)
+            desk = Desk(
+                hosts_api,
+                installation=settings.fleet.installation,
+                has_video=partial(_has_video, services),
+            )
+            door = LeaseDoor(
+                hosts_api, desk.leases, services.reader, installation=desk.installation
+            )
             app.state.desk, app.state.intake = desk, Intake(services.storage, settings, door)
             app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)
             app.state.checks = health.Checks(services)
@@ -83,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
                 yield
             await app.state.intake.aclose()
         finally:
+            await hosts_api.aclose()
             await api.aclose()
 
     app = FastAPI(

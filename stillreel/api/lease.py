@@ -75,6 +75,11 @@ async def _answer(request: Request) -> Response:
     desk = _desk(request.scope)
     lease = await desk.leases.lease_of(_token(request.headers.get("authorization", "")))
     desk.budget.call(lease.id)
+    with desk.budget.turn(lease.id):
+        return await _answer_to(request, desk, lease)
+
+
+async def _answer_to(request: Request, desk: Desk, lease: Lease) -> Response:
     try:
         call, names = find_call(CALLS, request.method, _path(request.scope))
         request.scope["route"] = SimpleNamespace(path=PREFIX + call.path)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import uuid4
 
-from stillreel.errors import LeaseTaken
+from stillreel.errors import LeaseTaken, PrefectRefused
 from stillreel.fleet.calls import PrefectCalls
 from stillreel.fleet.decision import Money
 from stillreel.jobs.record import FINAL_STATES
@@ -27,6 +27,8 @@ LEASE = timedelta(minutes=10)
 """A drain that has not been heard of for so long has lost its hosts."""
 DECIDE_SECONDS = 240.0
 """So long the look at the budget and the promise may take: some calls, each with patience."""
+WRITES_MOST = 5
+"""Tries to write labels that another writer of the same run has overwritten."""
 QUARANTINE = timedelta(days=7)
 LONGEST = timedelta(days=3)
 """No drain that began earlier can still have a host."""
@@ -314,7 +316,13 @@ class Leases:
         return lease.is_running
 
     def _write(self, run_id: str, labels: Json) -> None:
-        self._calls.patch(f"/flow_runs/{run_id}/labels", labels)
+        """Prefect reads all labels and writes all back, so one of two writers loses: look again."""
+        for _ in range(WRITES_MOST):
+            self._calls.patch(f"/flow_runs/{run_id}/labels", labels)
+            written = self._calls.get(f"/flow_runs/{run_id}").get("labels") or {}
+            if all(written.get(name) == value for name, value in labels.items()):
+                return
+        raise PrefectRefused(f"labels of the drain {run_id} do not stay as they were written")
 
 
 def drains_since(at: datetime) -> Json:

@@ -6,6 +6,7 @@ What only tells something is cut; what something else goes by is refused.
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ NUMBER = 2**31 - 1
 """Larger ones do not fit into Prefect's columns."""
 
 _ENTRIES = 50
+_ADDRESS = re.compile(r"(?:\w+:)?//\S+|\bwww\.\S+", re.IGNORECASE)
 _YEARS = (2000, 2100)
 
 
@@ -39,6 +41,12 @@ def text_or_none(value: Any, what: str, *, most: int = NAME) -> str | None:
 def cut(value: Any, most: int = MESSAGE) -> str | None:
     """The beginning of a text; None for anything else."""
     return value[:most] if isinstance(value, str) else None
+
+
+def plain(value: Any, most: int = MESSAGE) -> str | None:
+    """The beginning of a text that people read, without addresses that they might follow."""
+    found = cut(value, most)
+    return found and _ADDRESS.sub("(an address)", found)
 
 
 def number(value: Any, what: str, *, least: float = 0, most: float = NUMBER) -> int | float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -34,9 +34,13 @@ class _Pool:
 class Desk:
     """Every method raises PrefectUnavailable, PrefectRefused; NotLeased where it says no."""
 
-    def __init__(self, api: PrefectApi, *, installation: str) -> None:
+    def __init__(
+        self, api: PrefectApi, *, installation: str, has_video: Callable[[str], Awaitable[bool]]
+    ) -> None:
         self.api = api
         self.installation = installation
+        self.has_video = has_video
+        """Whether the video of a job, and with it its receipt, is stored."""
         self.budget = Budget()
         self.leases = LeaseReader(api, self.budget)
         self.claims = Claims(self.leases)
@@ -55,6 +59,7 @@ class Desk:
 
     async def waiting_run(self, lease: Lease, run_id: str) -> Json:
         """A run of the lease's pool, as it is now. Raises NotLeased for one of another pool."""
+        self.budget.look(lease.id)
         run = await self.leases.run(run_id)
         if not run or run.get("work_pool_name") != lease.pool:
             raise NotLeased("This run is not of this lease's pool.")
@@ -80,20 +85,22 @@ class Desk:
         """Whether a run's heartbeat is to be passed on now."""
         return not self._beats.get(run_id) and self._beats.put(run_id, True)
 
-    async def task_run(self, held: Held, task_run_id: str) -> None:
+    async def task_run(self, lease: Lease, held: Held, task_run_id: str) -> None:
         """Nothing, where this task run is the run's; one that Prefect has not, is from now on."""
         owner = self._owners.get(task_run_id)
         if owner is None:
+            self.budget.look(lease.id)
             found = await self._read(f"/task_runs/{task_run_id}")
             owner = str(found.get("flow_run_id") or "") if found else held.run_id
             self._owners.put(task_run_id, owner)
         if owner != held.run_id:
             raise NotLeased("This task run is another run's.")
 
-    async def artifact(self, artifact_id: str) -> str:
+    async def artifact(self, lease: Lease, artifact_id: str) -> str:
         """The id of the run that this artifact belongs to; "" where it has none."""
         owner = self._owners.get(artifact_id)
         if owner is None:
+            self.budget.look(lease.id)
             found = await self._read(f"/artifacts/{artifact_id}")
             if found is None:
                 raise NotLeased("There is no such artifact of this lease.")

@@ -86,7 +86,7 @@ async def _own_run(desk: Desk, lease: Lease, name: str, about: str, related: lis
     if not found:
         raise NotLeased("This task run belongs to no run.")
     held = await desk.leases.held(lease, found[1])
-    await desk.task_run(held, task_run[1])
+    await desk.task_run(lease, held, task_run[1])
     return held
 
 

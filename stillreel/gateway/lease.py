@@ -21,12 +21,13 @@ from uuid import UUID
 
 from stillreel.errors import LeaseRefused, NotLeased, PrefectRefused
 from stillreel.fleet.labels import Label
-from stillreel.fleet.leases import FLOW, POOL, TOKEN
+from stillreel.fleet.leases import FLOW, LONGEST, POOL, TOKEN, drains_since
 from stillreel.gateway.budget import Budget
 from stillreel.gateway.kept import Kept
 from stillreel.job import job_id_of
 from stillreel.jobs.record import FINAL_STATES
-from stillreel.prefect_api import Json, PrefectApi
+from stillreel.prefect_api import PAGE, Json, PrefectApi
+from stillreel.recent import Recent
 
 KEEP_SECONDS = 2.0
 """So old may be what is known of a lease or a run: so long a revoked token may still count."""
@@ -139,9 +140,7 @@ class LeaseReader:
 
     def __init__(self, api: PrefectApi, budget: Budget, *, keep: float = KEEP_SECONDS) -> None:
         self._api, self._budget = api, budget
-        self._drains: Kept[Json] = Kept(seconds=keep, most=KEPT_MOST)
-        self._no_drains: Kept[bool] = Kept(seconds=keep, most=MISSES_MOST)
-        self._seen_drains: Kept[bool] = Kept(most=KEPT_MOST)
+        self._drains: Recent[Mapping[str, Json]] = Recent(self._read_drains, seconds=keep)
         self._held: Kept[tuple[str, Held]] = Kept(seconds=keep, most=KEPT_MOST)
         self._no_runs: Kept[bool] = Kept(seconds=keep, most=MISSES_MOST)
         self._runs: Kept[Json] = Kept(most=KEPT_MOST)
@@ -153,10 +152,11 @@ class LeaseReader:
         if not found:
             raise LeaseRefused
         drain_id = str(UUID(found[1]))
-        run = self._drains.get(drain_id) or await self._drain(drain_id)
-        lease = lease_in(run, token, flow_id=self._flow_id, now=datetime.now(UTC))
-        self._seen_drains.put(drain_id, True)
-        return lease
+        try:
+            return self._lease(await self._drains.get(), drain_id, token)
+        except LeaseRefused:
+            self._budget.stranger()  # it may have been granted just now
+        return self._lease(await self._drains.get(anew=True), drain_id, token)
 
     async def held(self, lease: Lease, run_id: str, *, writes: bool = False) -> Held:
         """A run of this lease; `writes`: one that is still its own to carry on.
@@ -164,7 +164,7 @@ class LeaseReader:
         Raises NotLeased.
         """
         run_id = _uuid(run_id)
-        holder, held = self._held.get(run_id) or await self._look(run_id)
+        holder, held = self._held.get(run_id) or await self._look(lease, run_id)
         if holder != lease.id:
             raise NotLeased("This run was not handed to this lease.")
         if writes and not held.is_open:
@@ -172,8 +172,8 @@ class LeaseReader:
         return held
 
     def forget(self, run_id: str) -> None:
-        """Ask Prefect again about this run, or this drain: something has changed."""
-        for kept in (self._drains, self._no_drains, self._held, self._no_runs):
+        """Ask Prefect again about this run: something has changed."""
+        for kept in (self._held, self._no_runs):
             kept.drop(run_id)
 
     async def run(self, run_id: str) -> Json:
@@ -190,21 +190,23 @@ class LeaseReader:
         states = await self._api.get(f"/flow_run_states/?flow_run_id={run_id}")
         return sorted(states, key=lambda state: datetime.fromisoformat(state["timestamp"]))
 
-    async def _drain(self, drain_id: str) -> Json:
-        """The run of a drain. Whoever names others only gets no further than their own minute."""
-        if self._no_drains.get(drain_id):
+    def _lease(self, drains: Mapping[str, Json], drain_id: str, token: str) -> Lease:
+        run = drains.get(drain_id)
+        if run is None:
             raise LeaseRefused
-        if not self._seen_drains.get(drain_id):
-            self._budget.stranger()
-        run = await self.run(drain_id)
-        if not run or run["flow_id"] != await self._drain_flow():
-            self._no_drains.put(drain_id, True)
-            raise LeaseRefused
-        return self._drains.put(drain_id, run)
+        return lease_in(run, token, flow_id=self._flow_id, now=datetime.now(UTC))
 
-    async def _look(self, run_id: str) -> tuple[str, Held]:
+    async def _read_drains(self) -> Mapping[str, Json]:
+        """The drains that live, by their ids: all at once, so that no token asks for one more."""
+        self._flow_id = await self._drain_flow()
+        body: dict[str, Any] = drains_since(datetime.now(UTC) - LONGEST) | {"limit": PAGE}
+        body["flow_runs"]["state"]["type"] = {"not_any_": sorted(FINAL_STATES)}
+        return {run["id"]: run for run in await self._api.ask("/flow_runs/filter", body)}
+
+    async def _look(self, lease: Lease, run_id: str) -> tuple[str, Held]:
         if self._no_runs.get(run_id):
             raise NotLeased("This run was not handed to this lease.")
+        self._budget.look(lease.id)
         run = self._runs.get(run_id)
         if run:
             states = await self.history(run_id)
@@ -220,14 +222,14 @@ class LeaseReader:
         return self._held.put(run_id, (holder, Held(run_id, job_id, is_open, is_over, run)))
 
     async def _drain_flow(self) -> str:
-        if not self._flow_id:
-            try:
-                self._flow_id = (await self._api.get(f"/flows/name/{FLOW}"))["id"]
-            except PrefectRefused as exc:
-                if exc.status != 404:
-                    raise
-                raise LeaseRefused from exc
-        return self._flow_id
+        if self._flow_id:
+            return self._flow_id
+        try:
+            return (await self._api.get(f"/flows/name/{FLOW}"))["id"]
+        except PrefectRefused as exc:
+            if exc.status != 404:
+                raise
+            raise LeaseRefused from exc
 
 
 def _hash(token: str) -> str:

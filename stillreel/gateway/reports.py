@@ -16,6 +16,7 @@ from stillreel.gateway.desk import Desk
 from stillreel.gateway.lease import Held, Lease
 from stillreel.host_report import artifact_key as host_key
 from stillreel.host_report import artifact_of, report_of
+from stillreel.models.registry import MODELS
 from stillreel.prefect_api import Json
 
 LOG_BYTES = 5_000_000
@@ -42,7 +43,7 @@ async def write_logs(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answere
     if len(runs) > RUNS_MOST or len(tasks) > 5 * RUNS_MOST:
         raise NotLeased("These are log lines of more runs than a host has.")
     own = {run_id: held for run_id in runs if (held := await _own(desk, lease, run_id))}
-    with_task = {task for task in tasks if task[1] and await _is_own_task(desk, own, *task)}
+    with_task = {task for task in tasks if task[1] and await _is_own_task(desk, lease, own, *task)}
     kept = [
         _line(entry, own[task[0]])
         for entry in asked.body
@@ -63,6 +64,7 @@ async def make_artifact(desk: Desk, lease: Lease, asked: Asked) -> Passed:
                 "task_run_id")  # fmt: skip
     key, run_id = bounds.text(body.get("key"), "keys of artifacts"), body.get("flow_run_id")
     if run_id is None and key == host_key(lease.worker(desk.installation)):
+        desk.budget.report(lease.id)
         return Passed("/artifacts/", _report(desk, lease, body))
     held = await desk.leases.held(lease, str(run_id), writes=True)
     if not key.endswith(f"-{key_suffix(held.job_id)}"):
@@ -70,10 +72,11 @@ async def make_artifact(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     kind = bounds.text(body.get("type"), "a type of artifact")
     if kind not in _TYPES:
         raise NotLeased("A flow makes no artifacts of this type.")
+    desk.budget.artifact(held.run_id)
     made: Json = {"key": key, "type": kind, "flow_run_id": held.run_id}
     if body.get("task_run_id"):
         made["task_run_id"] = _as_id(body["task_run_id"])
-        await desk.task_run(held, made["task_run_id"])
+        await desk.task_run(lease, held, made["task_run_id"])
     is_page = key == artifact_key(held.job_id, "result") and kind == "markdown"
     most = bounds.RESULT_PAGE if is_page else bounds.ARTIFACT
     return Passed("/artifacts/", made | _content(body, most))
@@ -81,7 +84,7 @@ async def make_artifact(desk: Desk, lease: Lease, asked: Asked) -> Passed:
 
 async def change_artifact(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     artifact_id = asked.names["id"]
-    await desk.leases.held(lease, await desk.artifact(artifact_id), writes=True)
+    await desk.leases.held(lease, await desk.artifact(lease, artifact_id), writes=True)
     body = only(asked.body, "data", "description", "metadata_")
     return Passed(f"/artifacts/{artifact_id}", _content(body, bounds.ARTIFACT))
 
@@ -113,8 +116,8 @@ def _report(desk: Desk, lease: Lease, body: Json) -> Json:
     texts = (report.gpu or "", report.version, *report.models)
     if report.pool != lease.pool or report.worker != lease.worker(desk.installation):
         raise NotLeased("This is the report of another host.")
-    if not all(_FACT.fullmatch(text) for text in texts):
-        raise NotLeased("A host reports in plain words only.")
+    if not all(_FACT.fullmatch(text) for text in texts) or not set(report.models) <= set(MODELS):
+        raise NotLeased("A host reports in plain words only, and models that there are.")
     bounds.number(report.usd_per_hour, "prices", most=1_000)
     return artifact_of(report, at=datetime.now(UTC))
 
@@ -131,11 +134,13 @@ async def _own(desk: Desk, lease: Lease, run_id: str) -> Held | None:
         return None
 
 
-async def _is_own_task(desk: Desk, own: Mapping[str, Held], run_id: str, task_run: str) -> bool:
+async def _is_own_task(
+    desk: Desk, lease: Lease, own: Mapping[str, Held], run_id: str, task_run: str
+) -> bool:
     if run_id not in own:
         return False
     try:
-        await desk.task_run(own[run_id], _as_id(task_run))
+        await desk.task_run(lease, own[run_id], _as_id(task_run))
     except NotLeased:
         return False
     return True

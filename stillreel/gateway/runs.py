@@ -11,10 +11,11 @@ from stillreel.errors import NotLeased
 from stillreel.gateway import bounds
 from stillreel.gateway.calls import RUNS_MOST, Answered, Asked, Passed, only
 from stillreel.gateway.desk import Desk
-from stillreel.gateway.lease import CLAIM, Lease
+from stillreel.gateway.lease import CLAIM, Held, Lease
 from stillreel.gateway.states import known_data, known_details
 from stillreel.jobs import marks
-from stillreel.jobs.record import FINAL_STATES
+from stillreel.jobs.attempts import HANDED_BACK, is_outage
+from stillreel.jobs.record import FINAL_STATES, record_of
 from stillreel.prefect_api import PAGE, Json
 
 _STATE = ("type", "name", "message", "data", "state_details")
@@ -54,7 +55,7 @@ async def change_run(desk: Desk, lease: Lease, asked: Asked) -> Passed:
     body = only(asked.body, *_CHANGEABLE, "empirical_policy")
     # By the policy Prefect would try a failed run again, on other hosts as well.
     given = {name: body[name] for name in _CHANGEABLE if body.get(name) is not None}
-    sent = {name: bounds.text(value, name) for name, value in given.items()}
+    sent = {name: bounds.plain(bounds.text(value, name)) for name, value in given.items()}
     return Passed(f"/flow_runs/{held.run_id}", sent)
 
 
@@ -77,21 +78,37 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
     if kind == "PENDING":
         return await _claim(desk, lease, run_id)
     held = await desk.leases.held(lease, run_id, writes=True)
-    if kind not in FINAL_STATES and await desk.is_over(await desk.leases.run(run_id)):
+    run = await desk.leases.run(run_id)
+    if kind not in FINAL_STATES and (_is_cancelled(run) or await desk.is_over(run)):
         return _aborted("This run has ended.")
+    if kind == "CANCELLED" and not (_is_cancelled(run) or _is_late(run)):
+        raise NotLeased("Nobody has cancelled this run, and it is not too late for it.")
     sent: Json = {"type": kind, "name": bounds.text_or_none(state.get("name"), "names of states")}
-    sent["message"] = bounds.cut(state.get("message"))
+    sent["message"] = bounds.plain(state.get("message"))
     sent["data"] = known_data(state.get("data"), run_id)
-    if details := state.get("state_details"):
-        sent["state_details"] = _details(details, run_id)
-    if kind == "SCHEDULED":  # in such a message the keeper reads which attempt begins
-        sent["message"] = None
+    sent["state_details"] = _details(state.get("state_details") or {}, run_id)
+    has_video = await desk.has_video(held.job_id) if kind in FINAL_STATES else False
+    if kind == "COMPLETED" and not has_video:
+        sent = {"type": "CRASHED", "name": "Crashed", "message": "it ended without a video"}
+    if kind == "SCHEDULED":
+        # In other messages the keeper reads which attempt begins; and nobody parks a run.
+        sent["message"] = HANDED_BACK + lease.id
+        sent["state_details"]["scheduled_time"] = datetime.now(UTC).isoformat()
     return Passed(
         f"/flow_runs/{held.run_id}/set_state",
         # As the engine does it.
         {"state": sent, "force": bool(body.get("force")) and kind == "CRASHED"},
-        done=lambda _: desk.leases.forget(run_id),
+        done=partial(_note_state, desk, lease, held, sent, has_video),
     )
+
+
+def _note_state(
+    desk: Desk, lease: Lease, held: Held, state: Json, has_video: bool, answer: Any
+) -> None:
+    desk.leases.forget(held.run_id)
+    is_end = state["type"] in FINAL_STATES - {"CANCELLED"} and answer.get("status") == "ACCEPT"
+    if is_end and not is_outage(state["type"], state["message"] or ""):
+        desk.claims.ended(lease, has_video=has_video)
 
 
 async def _claim(desk: Desk, lease: Lease, run_id: str) -> Passed | Answered:
@@ -102,8 +119,8 @@ async def _claim(desk: Desk, lease: Lease, run_id: str) -> Passed | Answered:
         return _aborted("This run does not wait any more.")
     if due and datetime.fromisoformat(due) > datetime.now(UTC):
         return _aborted("This run is not due yet.")
-    if not await desk.claims.begin(lease, run_id):
-        return _aborted("This lease has as many runs as it may have at once.")
+    if reason := await desk.claims.begin(lease, run_id):
+        return _aborted(reason)
     # Prefect lets a Pending run be Pending once more under any other name than this one.
     state = {"type": "PENDING", "name": "Pending", "message": CLAIM + lease.id}
     return Passed(
@@ -111,6 +128,15 @@ async def _claim(desk: Desk, lease: Lease, run_id: str) -> Passed | Answered:
         {"state": state, "force": False},
         done=partial(_note_claim, desk, lease, run_id),
     )
+
+
+def _is_cancelled(run: Json) -> bool:
+    return run.get("state_type") == "CANCELLING" or bool(record_of(run).labels.get(marks.CANCELLED))
+
+
+def _is_late(run: Json) -> bool:
+    deadline = record_of(run).deadline
+    return deadline is not None and deadline <= datetime.now(UTC)
 
 
 def _note_claim(desk: Desk, lease: Lease, run_id: str, answer: Any) -> None:

@@ -15,9 +15,7 @@ from stillreel.gateway import bounds
 from stillreel.prefect_api import Json
 from stillreel.result_storage import is_result_of
 
-_DETAILS = frozenset(
-    {"scheduled_time", "retriable", "transition_id", "refresh_cache", "untrackable_result"}
-)
+_DETAILS = frozenset({"retriable", "transition_id", "refresh_cache", "untrackable_result"})
 _NAMES = ("name", "task_key", "dynamic_key")
 _TEXTS = ("cache_key", "task_version")
 _TIMES = (
@@ -25,7 +23,7 @@ _TIMES = (
     *("start_time", "end_time"),
 )
 _COUNTS = ("run_count", "flow_run_run_count")
-_SCHEMED = ("empirical_policy", "tags", "task_inputs", "total_run_time")
+_SCHEMED = ("tags", "task_inputs", "total_run_time")
 _INPUTS_MOST = 100
 _LONGEST = timedelta(days=365)
 
@@ -100,9 +98,10 @@ def _state(given: Mapping[str, Any], run_id: str) -> Json:
     details = given.get("state_details") or {}
     if not isinstance(details, dict):
         raise NotLeased("This is no state.")
+    scheduled = details.get("scheduled_time")
     details = known_details(details)
-    if "scheduled_time" in details:
-        details["scheduled_time"] = bounds.instant(details["scheduled_time"]).isoformat()
+    if scheduled is not None:
+        details["scheduled_time"] = bounds.instant(scheduled).isoformat()
     kept: Json = {
         "type": bounds.text(given.get("type"), "a type of state"),
         "name": bounds.text(given.get("name"), "names of states"),

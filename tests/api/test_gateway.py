@@ -17,10 +17,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from stillreel.api.app import create_app
 from stillreel.fleet.calls import prefect_calls
 from stillreel.fleet.leases import Leases
-from stillreel.gateway.claims import OPEN_MOST, Claims
+from stillreel.gateway.claims import OF_RUN_MOST, OPEN_MOST, WITHOUT_VIDEO_MOST, Claims
 from stillreel.gateway.lease import CLAIM, lease_id
 from stillreel.host_report import HostReport, artifact_of
 from stillreel.jobs import marks
+from stillreel.jobs.attempts import HANDED_BACK
 from stillreel.settings import get_settings
 from tests.api.background import eventually
 from tests.api.conftest import Api, running_api
@@ -154,22 +155,30 @@ def test_a_host_hands_a_run_back_and_says_nothing_of_attempts(
 ) -> None:
     assert host.claim(run_id) == "ACCEPT"
     assert host.set_state(run_id, "RUNNING").is_success
-    handed = host.set_state(run_id, "SCHEDULED", name="AwaitingRetry", message="attempt 1 of 3")
+    handed = host.set_state(
+        run_id,
+        "SCHEDULED",
+        name="AwaitingRetry",
+        message="attempt 1 of 3",
+        state_details={"scheduled_time": "2099-12-31T00:00:00Z"},
+    )
     assert handed.json()["status"] == "ACCEPT"
-    state = server.get(f"/flow_runs/{run_id}").json()["state"]
-    assert (state["name"], state["message"]) == ("AwaitingRetry", None)
+    run = server.get(f"/flow_runs/{run_id}").json()
+    name = lease_id(host.label.run_id, 1)
+    assert (run["state"]["name"], run["state"]["message"]) == ("AwaitingRetry", HANDED_BACK + name)
+    assert datetime.fromisoformat(run["next_scheduled_start_time"]) <= datetime.now(UTC)
     assert host.claim(run_id) == "ACCEPT"
 
 
-@pytest.mark.parametrize("how", ["COMPLETED", "settled", "deleted"])
+@pytest.mark.parametrize("how", ["CRASHED", "settled", "deleted"])
 def test_a_host_revives_no_job_that_has_ended(
     host: Lessee, server: httpx.Client, run_id: str, how: str
 ) -> None:
     assert host.claim(run_id) == "ACCEPT"
     assert host.set_state(run_id, "RUNNING").json()["status"] == "ACCEPT"
     now = datetime.now(UTC).isoformat()
-    if how == "COMPLETED":
-        assert host.set_state(run_id, "COMPLETED").json()["status"] == "ACCEPT"
+    if how == "CRASHED":
+        assert host.set_state(run_id, "CRASHED").json()["status"] == "ACCEPT"
     else:
         settled = {marks.SETTLED: 1, marks.END_AT: now, marks.END: "completed"}
         labels = settled if how == "settled" else {marks.DELETED: now}
@@ -203,6 +212,41 @@ def test_a_lease_claims_what_is_due_and_no_more_than_it_can_do(
         offered = host.ask("POST", "/work_pools/local/get_scheduled_flow_runs", asked).json()
         assert runs[-1] not in {entry["flow_run"]["id"] for entry in offered}
         assert host.claim(waiting_job(gateway)[1]) == "ACCEPT"
+
+
+def test_only_what_has_a_video_is_completed_and_only_what_is_unwanted_cancelled(
+    gateway: Api, server: httpx.Client
+) -> None:
+    with lessee(gateway) as host:
+        for _ in range(WITHOUT_VIDEO_MOST):
+            run_id = waiting_job(gateway)[1]
+            assert host.claim(run_id) == "ACCEPT"
+            assert host.set_state(run_id, "RUNNING").is_success
+            assert host.set_state(run_id, "CANCELLED").status_code == 403
+            assert host.set_state(run_id, "COMPLETED").json()["status"] == "ACCEPT"
+            state = server.get(f"/flow_runs/{run_id}").json()["state"]
+            assert (state["type"], state["message"]) == ("CRASHED", "it ended without a video")
+        assert host.claim(waiting_job(gateway)[1]) == "ABORT"  # it makes no videos
+
+
+def test_a_cancelled_run_is_ended_and_nothing_else(
+    gateway: Api, host: Lessee, server: httpx.Client
+) -> None:
+    job_id, run_id = waiting_job(gateway)
+    assert host.claim(run_id) == "ACCEPT"
+    assert host.set_state(run_id, "RUNNING").is_success
+    assert gateway.client.post(f"/api/v1/jobs/{job_id}/cancel").is_success
+    for kind in ("RUNNING", "SCHEDULED"):
+        assert host.set_state(run_id, kind).json()["status"] == "ABORT"
+    assert host.set_state(run_id, "CANCELLED").json()["status"] == "ACCEPT"
+    assert server.get(f"/flow_runs/{run_id}").json()["state_type"] == "CANCELLED"
+
+
+def test_a_lease_bounces_no_run_for_ever(host: Lessee, run_id: str) -> None:
+    for _ in range(OF_RUN_MOST):
+        assert host.claim(run_id) == "ACCEPT"
+        assert host.set_state(run_id, "SCHEDULED").json()["status"] == "ACCEPT"
+    assert host.claim(run_id) == "ABORT"
 
 
 def test_heartbeats_have_our_time_and_do_not_crowd_out_those_of_others(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -10,20 +11,27 @@ from prefect.client.schemas.objects import FlowRun
 
 from stillreel.api.lease import parse
 from stillreel.errors import RequestRejected, TooManyRequests
-from stillreel.gateway.budget import SOCKETS, UNNAMED, Budget
+from stillreel.gateway.bounds import plain
+from stillreel.gateway.budget import ARTIFACTS, AT_ONCE, REPORTS, SOCKETS, UNNAMED, Budget
 from stillreel.gateway.kept import Kept
 from stillreel.gateway.pools import unclaimed
 from stillreel.gateway.runs import seen_run
 
 
 def test_each_lease_has_a_budget_of_its_own() -> None:
-    budget = Budget(calls=2, size=10, strangers=1)
+    budget = Budget(calls=2, looks=2, size=10, day_size=24, strangers=1)
     # A minute may end in between; nobody gets more than two of them at once.
     spent = [_refused(lambda: budget.call("a")) for _ in range(5)]
     assert spent.count(False) in (2, 3, 4)
     assert not _refused(lambda: budget.call("b"))
     assert any(_refused(lambda: budget.size("a", 6)) for _ in range(4))
+    assert any(_refused(lambda: budget.look("a")) for _ in range(5))
     assert any(_refused(budget.stranger) for _ in range(3))
+    spent = [_refused(lambda: budget.size("c", 1)) for _ in range(60)]
+    assert spent.count(False) <= 24 * 2
+    assert all(spent[-10:])
+    for most, count in ((ARTIFACTS, budget.artifact), (REPORTS, budget.report)):
+        assert any(_refused(lambda count=count: count("a")) for _ in range(2 * most + 1))
 
 
 def test_sockets_are_counted_while_they_are_open() -> None:
@@ -37,6 +45,31 @@ def test_sockets_are_counted_while_they_are_open() -> None:
         opened.pop().__exit__(None, None, None)
         with budget.socket(lease), budget.socket("other"):
             pass
+
+
+def test_a_lease_has_few_calls_at_once() -> None:
+    budget = Budget()
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            stack.enter_context(budget.turn("a"))
+        with pytest.raises(TooManyRequests), budget.turn("a"):
+            pass
+        with budget.turn("b"):
+            pass
+    with budget.turn("a"):
+        pass
+
+
+@pytest.mark.parametrize(("given", "told"), [
+    ("see https://evil.example/x now", "see (an address) now"),
+    ("WWW.evil.example", "(an address)"),
+    ("ftp://a //b ok", "(an address) (an address) ok"),
+    ("the image is 12.5 MB: at most 10 MB/s", "the image is 12.5 MB: at most 10 MB/s"),
+    (None, None),
+    ("", ""),
+])  # fmt: skip
+def test_what_people_read_has_no_addresses(given: Any, told: Any) -> None:
+    assert plain(given) == told
 
 
 def test_the_oldest_is_forgotten_where_there_is_too_much() -> None:
