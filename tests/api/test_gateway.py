@@ -68,7 +68,8 @@ def test_the_gateway_is_not_there_where_hosts_go_the_direct_way(
         paths = [getattr(route, "path", "") for route in create_app(get_settings()).routes]
         return [path for path in paths if path.startswith("/lease")]
 
-    assert {"/lease/api/{path:path}", "/lease/api/events/in"} <= set(opened())
+    paths = {"/lease/api/{path:path}", "/lease/api/events/in", "/lease/storage/{run_id}/object"}
+    assert paths <= set(opened())
     monkeypatch.setenv("STILLREEL_RENTED_VIA", "direct")
     assert opened() == []
 

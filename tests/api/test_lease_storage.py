@@ -92,9 +92,3 @@ def refusal(storage: LeaseStorage, key: str) -> str:
     except StorageRefused as exc:
         return exc.message
     return ""
-
-
-def test_it_is_not_there_unless_it_is_asked_for(api: Api, host: Lessee) -> None:
-    answer = api.client.get("/lease/storage/any/objects", params={"prefix": ""})
-    assert answer.status_code == 404
-    assert host.token
