@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import api, encode, overlap
+from bench import api, encode, gateway, overlap
 from tests.services.postgres import is_installed as postgres_is_installed
 
 
@@ -36,6 +36,8 @@ def main() -> None:
     for postgres in (False, True) if postgres_is_installed() else (False,):
         rows = api.run_all(postgres=postgres, stored=options.stored, rounds=options.rounds)
         console.print(_table("The API beside Prefect's server and a bare route", rows))
+    rows = gateway.run_all(rounds=options.rounds)
+    console.print(_table("Calls through the gateway beside direct ones", rows))
 
 
 def _table(title: str, rows: Iterable[dict[str, Any]]) -> Table:

@@ -49,7 +49,7 @@ def run_all(*, postgres: bool, stored: int, rounds: int) -> list[Row]:
         env = dict(os.environ)
         if postgres:
             env["DATABASE_URL"] = stack.enter_context(running_postgres())
-        prefect, api, server = stack.enter_context(_servers(env))
+        prefect, api, server = stack.enter_context(servers(env))
         name = "Postgres" if postgres else "SQLite"
         _cold_reads(api)  # warms up
         few = _cold_reads(api)
@@ -85,7 +85,7 @@ def _submits(prefect: str, api: str, rounds: int) -> list[Row]:
     def batches(_: int) -> Iterator[Call]:
         yield _call(api, "POST", "/api/v1/batches", {"items": [ORDER] * 100})
 
-    bare, bare_lean, one, many = _alternate(
+    bare, bare_lean, one, many = alternate(
         rounds,
         lambda: run(prefect, _creates(prefect, standard, 12), clients=1),
         lambda: run(prefect, _creates(prefect, lean, 12), clients=1),
@@ -103,7 +103,7 @@ def _submits(prefect: str, api: str, rounds: int) -> list[Row]:
         _ratio(what, _speed(many, bare), SUBMIT_BAR, errors),
         _ratio(f"{what}, in our pool", _speed(many, bare_lean), None),
     ]
-    (loads,) = _alternate(rounds, lambda: run(api, batches, clients=1))
+    (loads,) = alternate(rounds, lambda: run(api, batches, clients=1))
     rate = statistics.median(100 / load.wall for load in loads)
     rows.append(_value("submit in batches of 100", rate, "jobs/s"))
     return rows
@@ -186,7 +186,7 @@ def _reads(api: str, rounds: int) -> list[Row]:
             for n in range(400):
                 yield Call.of("GET", f"{bare_url}/jobs/{ids[n % POLLED]}", **_AUTH)
 
-        theirs, mine = _alternate(
+        theirs, mine = alternate(
             rounds,
             lambda: run(bare_url, bare, clients=CLIENTS),
             lambda: run(api, polls, clients=CLIENTS),
@@ -245,7 +245,7 @@ def _fill(prefect: str, count: int) -> None:
 
 
 @contextmanager
-def _servers(env: dict[str, str]) -> Iterator[tuple[str, str, psutil.Process]]:
+def servers(env: dict[str, str]) -> Iterator[tuple[str, str, psutil.Process]]:
     """A Prefect server with our deployments, and an API on it; their addresses."""
     with tempfile.TemporaryDirectory(prefix="sr-bench-") as home:
         prefect_port, api_port = free_port(), free_port()
@@ -354,7 +354,7 @@ def _make_jobs(api: str, count: int) -> list[str]:
     return [item["job_id"] for item in answer.raise_for_status().json()["results"]]
 
 
-def _alternate(rounds: int, *measures: Callable[[], Load]) -> list[list[Load]]:
+def alternate(rounds: int, *measures: Callable[[], Load]) -> list[list[Load]]:
     """The loads of each measure, in the order of the measures; the first round warms up."""
     seen = [[measure() for measure in measures] for _ in range(rounds + 1)][1:]
     return [list(loads) for loads in zip(*seen, strict=True)]

@@ -14,6 +14,7 @@ from stillreel.errors import JobCancelled, JobExpired, ObjectMissing, StaleExecu
 from stillreel.execution import Execution, assert_current, current_execution, is_current
 from stillreel.job import JobSpec, Video, spec_of
 from stillreel.jobs.record import EXPIRED_STATE
+from stillreel.lease_results import shared_results
 from stillreel.process import die_with_host, die_with_parent, is_engine_child, leave
 from stillreel.progress import progress_artifact
 from stillreel.settings import get_settings
@@ -110,7 +111,7 @@ def _carry_out(execution: Execution, spec: JobSpec) -> Video:
     if execution.number > 1:  # to Prefect a result store that is away is one without results
         storage = open_storage(settings.storage, settings.host.home)
         storage.head(keys.output_key(execution.job_id, "receipt.json"))
-    with progress_artifact(artifact_key(execution.job_id, "progress")):
+    with progress_artifact(artifact_key(execution.job_id, "progress")), shared_results(settings):
         prepared = fetch_image(execution.job_id, spec)
         latents = infer(execution, spec, prepared)
         try:

@@ -27,7 +27,12 @@ SMALL = (640, 640)
 
 def artifact_key(job_id: str, name: str) -> str:
     """A key as Prefect wants it: lower case, digits and dashes; short enough for its card."""
-    return f"{name}-{job_id[-12:]}".replace("_", "-")
+    return f"{name}-{key_suffix(job_id)}"
+
+
+def key_suffix(job_id: str) -> str:
+    """What the keys of all artifacts of a job end with, and of no other."""
+    return job_id[-12:].replace("_", "-")
 
 
 def show_result(

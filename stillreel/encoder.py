@@ -24,7 +24,7 @@ from av.video.reformatter import Interpolation as By
 from PIL import Image
 
 from stillreel.errors import DiskFull, EncodeFailed, is_disk_full
-from stillreel.job import Codec, Quality
+from stillreel.job import TEASER_FPS, TEASER_WIDTH, Codec, Quality
 from stillreel.models.base import Decoded
 from stillreel.nvenc import ENCODERS, NVENC, distrust_nvenc, nvenc_options
 
@@ -34,7 +34,7 @@ CRF: Mapping[Codec, Mapping[Quality, int]] = {
     "h264": {"standard": 23, "high": 20},
     "av1": {"standard": 36, "high": 30},
 }
-TEASER_WIDTH, TEASER_FPS, TEASER_CRF = 320, 12, 28
+TEASER_CRF = 28
 POSTER_QUALITY = 82
 
 _KEYFRAMES = 48

@@ -405,6 +405,18 @@ class HostUndestroyed(FleetError):
     code, retryable, http_status = "host_undestroyed", True, 502
 
 
+class ResultRefused(FleetError):
+    """What a rented host has made is not what was ordered."""
+
+    code, retryable, http_status, ends_attempt = "result_refused", True, 422, True
+
+
+class ArrivalUnread(FleetError):
+    """What has arrived from a rented host could not be looked at now; a later try may succeed."""
+
+    code, retryable, http_status = "arrival_unread", True, 503
+
+
 # --- the HTTP API -----------------------------------------------------------------------------
 
 
@@ -426,6 +438,18 @@ class Forbidden(ApiError):
     """This key may not do that."""
 
     code, http_status = "forbidden", 403
+
+
+class LeaseRefused(ApiError):
+    """This is no token of a lease that lives."""
+
+    code, http_status = "lease_refused", 401
+
+
+class NotLeased(ApiError):
+    """A lease gives no right to this."""
+
+    code, http_status = "not_leased", 403
 
 
 class JobUnknown(ApiError):

@@ -126,7 +126,7 @@ def _reason_to_end(clock: IdleClock, settings: Settings, pool: str, model: str) 
             sight = Sight(
                 _is_ready(settings, model),
                 bool(find_processes(settings.host.home)),
-                _waiting(lambda: backlog.waiting(datetime.now(UTC)).count),
+                _waiting(lambda: backlog.count_waiting(datetime.now(UTC))),
             )
             if reason := clock.see(time.monotonic(), sight):
                 return reason

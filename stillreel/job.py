@@ -27,6 +27,8 @@ PROMPT_LIMIT = 4000
 SEED_LIMIT = 2**32 - 1
 DURATION_LIMIT = 30.0
 SIDE_LIMIT = 4096
+TEASER_WIDTH, TEASER_FPS = 320, 12
+"""At most, of the short muted clip that a video has beside it."""
 LATER = ("style", "camera")
 """Fields of an order that hosts of an earlier release may not know. A new field belongs here, and
 its default has to mean what orders meant without it."""

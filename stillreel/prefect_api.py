@@ -18,6 +18,7 @@ from stillreel.errors import PrefectRefused, PrefectUnavailable, SettingsInvalid
 
 PAGE = 200
 """The most that Prefect gives in one answer."""
+FORWARD_SECONDS = 30.0
 FIRST_WAIT, LONGEST_WAIT = 0.05, 0.8
 _PASSING = (429, 502, 503, 504)
 
@@ -89,6 +90,19 @@ class PrefectApi:
     async def delete(self, path: str) -> None:
         await self._call("DELETE", path, None, None, writes=True)
 
+    async def forward(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """One try of a call that somebody else makes, whatever Prefect's answer.
+
+        Raises PrefectUnavailable where none comes within FORWARD_SECONDS.
+        """
+        if self._client.is_closed:
+            raise PrefectUnavailable
+        try:
+            async with self._under_way(FORWARD_SECONDS):
+                return await self._client.request(method, path, json=body, timeout=None)
+        except (TimeoutError, httpx.TransportError) as exc:
+            raise PrefectUnavailable from exc
+
     async def _call(
         self, method: str, path: str, body: Any, patience: float | None, *, writes: bool = False
     ) -> Any:
@@ -97,17 +111,23 @@ class PrefectApi:
         started = time.monotonic()
         deadline = started + (self.patience if patience is None else patience)
         try:
-            async with asyncio.timeout(deadline - started) as call:
-                self._calls.add(call)
-                try:
-                    return await self._try(method, path, body, deadline, writes=writes)
-                finally:
-                    self._calls.discard(call)
-                    self._idle.set()
+            async with self._under_way(deadline - started):
+                return await self._try(method, path, body, deadline, writes=writes)
         except TimeoutError as exc:
             raise PrefectUnavailable from exc
         finally:
             self.spent += time.monotonic() - started
+
+    @asynccontextmanager
+    async def _under_way(self, seconds: float) -> AsyncIterator[None]:
+        """The time of one call, which `aclose` ends. Raises TimeoutError."""
+        async with asyncio.timeout(seconds) as call:
+            self._calls.add(call)
+            try:
+                yield
+            finally:
+                self._calls.discard(call)
+                self._idle.set()
 
     async def _try(
         self, method: str, path: str, body: Any, deadline: float, *, writes: bool

@@ -73,9 +73,15 @@ def worker_env(settings: Settings) -> dict[str, str]:
         # What Prefect answers while its database is away; 503 is tried again anyway.
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     }
-    if settings.storage.kind != "local":  # so that another host finds what is finished
+    if settings.storage.kind in ("s3", "r2") and not has_lease():
+        # So that another host finds what is finished; a lease reads no blocks.
         env["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] = RESULT_BLOCK_SLUG
     return unless_set(env)
+
+
+def has_lease() -> bool:
+    """Whether this machine reaches Prefect through the gateway, by a lease token."""
+    return os.environ.get("PREFECT_API_AUTH_STRING", "").startswith("lease:")
 
 
 def listen_host(settings: Settings) -> str:

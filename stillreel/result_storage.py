@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,14 +16,32 @@ if TYPE_CHECKING:
 
 RESULT_BLOCK = "stillreel-results"
 RESULT_FOLDER = "results"
+RESULT_VERSIONS = (1, 2)
+"""What names of results begin with: task, version, run. Those of tasks/cache_keys.py, and of the
+releases before: their jobs are deleted by this one, and carried on by hosts of theirs."""
+NAME_MOST = 200
+
+_RANDOM = re.compile(r"[0-9a-f]{32}")
+_OF_RUN = r"[a-z][a-z-]{{0,40}}-[0-9]{{1,3}}-{run_id}-[A-Za-z0-9_.-]{{1,160}}"
+
+
+def is_result_of(name: str, run_id: str) -> bool:
+    """Whether the results of this run may have this name: one of our cache keys, or Prefect's own.
+
+    Whoever writes a state chooses this name, so no other is believed.
+    """
+    if len(name) > NAME_MOST:
+        return False
+    return bool(_RANDOM.fullmatch(name) or re.fullmatch(_OF_RUN.format(run_id=run_id), name))
 
 
 def result_storage(settings: Settings) -> S3Bucket | None:
-    """The Prefect block for results in S3 or R2, not saved yet; None where storage is local.
+    """The Prefect block for results in S3 or R2, not saved yet; None where storage is no bucket.
 
-    With None, Prefect's own local result storage is right: there is one machine only.
+    With None, Prefect's own local result storage is right: there is one machine only, or a rented
+    one, which shares what it may by its lease (lease_results).
     """
-    if settings.storage.kind == "local":
+    if settings.storage.kind not in ("s3", "r2"):
         return None
 
     from prefect_aws import AwsClientParameters, AwsCredentials, S3Bucket

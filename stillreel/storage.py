@@ -114,6 +114,15 @@ def open_storage(settings: StorageSettings, home: Path, links: Links | None = No
     if settings.kind == "local":
         return LocalStorage(settings.storage_dir or home / "storage", links)
 
+    if settings.kind == "lease":
+        from prefect.runtime import flow_run
+
+        from stillreel.storage_lease import LeaseStorage
+
+        if not flow_run.id:
+            raise StorageRefused("A rented host has storage for its runs only, and this is none.")
+        return LeaseStorage(settings.lease_url, settings.lease_token, str(flow_run.id))
+
     from stillreel.storage_s3 import S3Storage, bucket_of
 
     return S3Storage(bucket_of(settings))

@@ -6,7 +6,7 @@ Only calls that R2 has: no ACL, no tagging, no POST policy, no CRC trailers, par
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -174,9 +174,44 @@ class S3Storage:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._listed(checked_prefix(prefix))
 
-    def upload_url(self, key: str, *, content_type: str, size: int | None, seconds: int) -> str:
-        length = {} if size is None else {"ContentLength": size}
-        return self._signed("put_object", key, seconds, ContentType=content_type, **length)
+    def upload_url(
+        self, key: str, *, content_type: str, size: int | None, seconds: int, once: bool = False
+    ) -> str:
+        """As the port says; `once`: only while there is no such object, by `If-None-Match: *`."""
+        more: dict[str, Any] = {} if size is None else {"ContentLength": size}
+        if once:
+            more["IfNoneMatch"] = "*"
+        return self._signed("put_object", key, seconds, ContentType=content_type, **more)
+
+    def parts_urls(
+        self, key: str, *, content_type: str, sizes: Sequence[int], seconds: int
+    ) -> tuple[str, list[str]]:
+        """The bucket's name of an upload in parts, and where to PUT each of these many bytes."""
+        checked_key(key)
+        with self.errors(key):
+            made = self.client.create_multipart_upload(
+                Bucket=self.bucket.name, Key=key, ContentType=content_type
+            )
+        upload = str(made["UploadId"])
+        return upload, [
+            self._signed(
+                "upload_part", key, seconds, UploadId=upload, PartNumber=n, ContentLength=size
+            )
+            for n, size in enumerate(sizes, 1)
+        ]
+
+    def join_parts(self, key: str, upload: str) -> None:
+        """Make the object of the parts that have come; nothing where there are none, or no upload
+        of this name any more, for it was joined before.
+        """
+        checked_key(key)
+        where = {"Bucket": self.bucket.name, "Key": key, "UploadId": upload}
+        with self.errors(key), _unless_joined():
+            pages = self.client.get_paginator("list_parts").paginate(**where)
+            found = [part for page in pages for part in page.get("Parts", ())]
+            parts = [{"ETag": p["ETag"], "PartNumber": p["PartNumber"]} for p in found]
+            if parts:
+                self.client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
 
     def download_url(self, key: str, *, seconds: int) -> str:
         """As the port says; where R2 has a public address, results get that, which never ends."""
@@ -277,6 +312,15 @@ _PASSING_CODES = (
     "NoSuchUpload",
     "InvalidPart",
 )
+
+
+@contextmanager
+def _unless_joined() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as exc:
+        if exc.response.get("Error", {}).get("Code") != "NoSuchUpload":
+            raise
 
 
 def _info(key: str, found: dict[str, Any], *, size: int, content_type: str) -> ObjectInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -19,6 +20,7 @@ from stillreel.api import (
     generate,
     health,
     jobs,
+    lease_storage,
     metrics,
     openai,
     presign,
@@ -30,11 +32,16 @@ from stillreel.api import (
 from stillreel.api.auth import describe_security
 from stillreel.api.bodies import name_bodies
 from stillreel.api.error_handlers import install_problems
+from stillreel.api.lease import lease_routes
 from stillreel.api.metrics import Metrics
 from stillreel.api.middleware import install_middleware
 from stillreel.api.polls import Polls
-from stillreel.api.services import build_services
+from stillreel.api.services import Services, build_services
+from stillreel.arrival.inspect import warn_where_unconfined
 from stillreel.audit import auditing
+from stillreel.gateway.desk import Desk
+from stillreel.gateway.door import LeaseDoor
+from stillreel.gateway.intake import Intake
 from stillreel.guard import warn_of_allowed
 from stillreel.jobs.record import Record
 from stillreel.keeper import Keeper, keeping
@@ -49,6 +56,11 @@ Send your key as `Authorization: Bearer <key>` or as `X-API-Key: <key>`. Errors 
 """
 
 
+async def _has_video(services: Services, job_id: str) -> bool:
+    """Whether a job's video is stored; its receipt is the last thing that is."""
+    return await services.reader.receipt(job_id) is not None
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The API as an ASGI application; Prefect's address comes from Prefect's own settings."""
 
@@ -58,11 +70,24 @@ def create_app(settings: Settings) -> FastAPI:
             keeper.fetch(record)
 
         warn_of_allowed(settings)
+        if settings.fleet.rented_via == "gateway" and settings.api.api_url:
+            warn_where_unconfined()
         api = connect(settings.api.prefect_seconds)
+        # Of its own, so that hosts that ask much keep neither callers nor the keeper waiting.
+        hosts_api = connect(settings.api.prefect_seconds)
         try:
             services = build_services(settings, api, on_submitted=on_submitted)
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
+            desk = Desk(
+                hosts_api,
+                installation=settings.fleet.installation,
+                has_video=partial(_has_video, services),
+            )
+            door = LeaseDoor(
+                hosts_api, desk.leases, services.reader, installation=desk.installation
+            )
+            app.state.desk, app.state.intake = desk, Intake(services.storage, settings, door)
             app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)
             app.state.checks = health.Checks(services)
             app.state.metrics = Metrics(
@@ -70,7 +95,9 @@ def create_app(settings: Settings) -> FastAPI:
             )
             async with auditing(api), keeping(keeper):
                 yield
+            await app.state.intake.aclose()
         finally:
+            await hosts_api.aclose()
             await api.aclose()
 
     app = FastAPI(
@@ -107,6 +134,9 @@ def create_app(settings: Settings) -> FastAPI:
         studio,
     ):
         app.include_router(module.router)
+    if settings.fleet.rented_via == "gateway":
+        app.include_router(lease_storage.router)
+        app.router.routes += lease_routes()
     describe = app.openapi
     app.openapi = lambda: name_bodies(describe_security(describe()))
     return app

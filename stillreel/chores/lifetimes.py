@@ -11,6 +11,7 @@ from itertools import chain, islice
 from uuid import UUID
 
 from stillreel.api.services import Services
+from stillreel.bucket_rules import TEMP_DAYS
 from stillreel.chores.tally import Tally
 from stillreel.errors import StillreelError
 from stillreel.jobs import marks
@@ -27,6 +28,7 @@ CHUNK = 1000
 """Objects in one go."""
 ORPHAN_AGE = timedelta(hours=1)
 """An image that came inside a request is stored just before its job is made."""
+TEMP = "temp/"
 KEPT = ("/receipt.json", f"/{SIGNED_RECEIPT}")
 """Small, and what makes a job a completed one."""
 
@@ -35,8 +37,9 @@ class Lifetimes:
     """Walks through storage again and again, some objects at a time.
 
     Inputs, latents and results have lifetimes (settings.storage); of a job that has not ended
-    nothing is deleted. Inputs that no job has taken go earlier. What lies under names that are no
-    job's is an operator's, and stays.
+    nothing is deleted, but what lies under `temp/` for a day: in a bucket that is the bucket's to
+    do. Inputs that no job has taken go earlier. What lies elsewhere under names that are no job's
+    is an operator's, and stays.
     """
 
     def __init__(
@@ -74,7 +77,8 @@ class Lifetimes:
         jobs = await _records(self._services.api, sorted({_job_id(info) for info in due} - {""}))
         for info in due:
             job = jobs.get(_job_id(info))
-            if job is not None and not job.is_final and not job.is_deleted:
+            is_open = job is not None and not job.is_final and not job.is_deleted
+            if is_open and not info.key.startswith(TEMP):
                 continue
             if _is_old(info, now, storage):
                 await self._delete(info, "outlived", "older than its lifetime")
@@ -95,6 +99,8 @@ def _objects(services: Services) -> Iterator[ObjectInfo]:
         prefixes.append("latents/")
     if settings.output_days:
         prefixes.append("outputs/")
+    if settings.kind == "local":
+        prefixes.append(TEMP)
     return chain.from_iterable(map(services.storage.list, prefixes))
 
 
@@ -104,8 +110,10 @@ def _is_old(info: ObjectInfo, now: datetime, settings: StorageSettings) -> bool:
         "inputs": settings.input_days,
         "latents": settings.latents_days,
         "outputs": settings.output_days,
+        "temp": TEMP_DAYS,
     }[kind]
-    ours = bool(_job_id(info)) or (kind == "latents" and rest.startswith("index/"))
+    is_index = kind == "latents" and rest.startswith("index/")
+    ours = bool(_job_id(info)) or is_index or kind == "temp"
     old = bool(days) and now - info.modified > timedelta(days=days)
     return ours and old and not info.key.endswith(KEPT)
 

@@ -46,11 +46,7 @@ class Backlog:
 
     def waiting(self, now: datetime) -> Waiting:
         """The jobs that are due and have not started."""
-        due: Json = {
-            "state": {"type": {"any_": ["SCHEDULED"]}},
-            "expected_start_time": {"before_": now.isoformat()},
-        }
-        count = self._count(due)
+        due, count = _due(now), self.count_waiting(now)
         if not count:
             return Waiting(0)
         first = self._filter(due, limit=1)
@@ -66,6 +62,10 @@ class Backlog:
             now - datetime.fromisoformat(first[0]["expected_start_time"]) if first else _NOT_LONG,
             min(ahead) - now if ahead else None,
         )
+
+    def count_waiting(self, now: datetime) -> int:
+        """How many jobs are due and have not started; all that a rented host may ask."""
+        return self._count(_due(now))
 
     def working(self) -> int:
         """How many jobs some host has begun."""
@@ -113,6 +113,13 @@ def read_videos(calls: PrefectCalls, since: datetime) -> list[Job]:
         jobs = [ended_job(record, None) for record in records if is_settled(record)]
         found |= {job.job_id: job for job in jobs if job and job.at >= since}
     return [job for job in found.values() if job.status is JobStatus.COMPLETED]
+
+
+def _due(now: datetime) -> Json:
+    return {
+        "state": {"type": {"any_": ["SCHEDULED"]}},
+        "expected_start_time": {"before_": now.isoformat()},
+    }
 
 
 _NOT_LONG = timedelta(0)

@@ -34,7 +34,7 @@ from stillreel.fleet.leases import (
 )
 from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.offers import quarantined, rank_now, usd_at_most, usd_for_bytes
-from stillreel.fleet.provider import Boot, Host, Provider
+from stillreel.fleet.provider import Host, Provider
 from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.renting import (
     DESTROY_SECONDS,
@@ -295,14 +295,11 @@ class Drain:
         """Ask for one machine, once, under a label that is written down; whether it was made."""
         order = self._order
         label = Label(order.installation, order.run_id, asked.number)
-        boot = Boot(
-            label=label,
-            pool=order.pool,
-            model=order.need.model,
-            deadline=asked.until,
-            env=order.env(label, choice, asked.until),
-            disk_gb=order.need.disk_gb,
-        )
+        try:
+            boot = order.boot(label, choice, asked.until)
+        except StillreelError:  # nothing was asked for
+            self._holding.note_gone(label)
+            raise
         self._unknown.append(label)
         host = None
         try:

@@ -27,6 +27,7 @@ from stillreel.fleet.leases import LOOK_BACK, QUARANTINE, Leases, money_of, mont
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.offers import quarantined, rank_now, usd_at_most
 from stillreel.fleet.orders import (
+    granting,
     limits_of,
     opened,
     order_of,
@@ -60,7 +61,14 @@ def drain(settings: Settings, *, run_id: str, pool: str, now: bool) -> tuple[Rep
             return Report(pool, clock.now(), outcome="nothing waits"), clock.now()
         with opened(fleet, provider_of(fleet, model), renting=True) as provider:
             report = Drain(
-                order_of(settings, run_id=run_id, pool=pool, model=model, now=now),
+                order_of(
+                    settings,
+                    run_id=run_id,
+                    pool=pool,
+                    model=model,
+                    now=now,
+                    grants=granting(book),
+                ),
                 limits_of(fleet),
                 provider=provider,
                 jobs=jobs,

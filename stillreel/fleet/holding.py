@@ -24,6 +24,8 @@ class Holding:
         self._order, self._book, self._clock, self._report = order, book, clock, report
         self._beat_at = clock.now()
         self._boots = ""
+        self._gone: set[int] = set()
+        """Hosts that are gone or given up, and not written down as such yet."""
         self.number = 0
         """Of the last machine that was asked for."""
 
@@ -63,6 +65,7 @@ class Holding:
         if not ours:
             raise LeaseLost
         self._beat_at = now
+        self._write_gone()
 
     def beat_quietly(self) -> None:
         """Hold the pool while hosts go, if that is still possible."""
@@ -72,11 +75,20 @@ class Holding:
             log.info("%s", exc.message)
 
     def note_gone(self, label: Label) -> None:
-        """This machine is gone, or given up."""
-        try:
-            self._book.gone(self._order.run_id, label.number)
-        except (PrefectUnavailable, PrefectRefused) as exc:
-            log.warning("that %s is gone is not written down: %s", label, exc.message)
+        """This machine is gone, or given up; what cannot be written down now is at a later beat.
+
+        Until then its lease token counts.
+        """
+        self._gone.add(label.number)
+        self._write_gone()
+
+    def _write_gone(self) -> None:
+        for number in sorted(self._gone):
+            try:
+                self._book.gone(self._order.run_id, number)
+                self._gone.remove(number)
+            except (PrefectUnavailable, PrefectRefused) as exc:
+                log.warning("that host %d is gone is not written down: %s", number, exc.message)
 
     def note_end(self, stay: Stay, end: End) -> None:
         """What later drains need to know of this host: does its machine do, did it come to work."""
@@ -93,6 +105,7 @@ class Holding:
     def end(self, jobs: Jobs, *, is_settled: bool) -> None:
         """Write down what the drain has cost and made; the lease is given back."""
         report, run_id = self._report, self._order.run_id
+        self._write_gone()
         try:
             if report.stays:
                 ended = jobs.ended(report.started_at)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import uuid4
 
-from stillreel.errors import LeaseTaken
+from stillreel.errors import LeaseTaken, PrefectRefused
 from stillreel.fleet.calls import PrefectCalls
 from stillreel.fleet.decision import Money
 from stillreel.jobs.record import FINAL_STATES
@@ -27,6 +27,8 @@ LEASE = timedelta(minutes=10)
 """A drain that has not been heard of for so long has lost its hosts."""
 DECIDE_SECONDS = 240.0
 """So long the look at the budget and the promise may take: some calls, each with patience."""
+WRITES_MOST = 5
+"""Tries to write labels that another writer of the same run has overwritten."""
 QUARANTINE = timedelta(days=7)
 LONGEST = timedelta(days=3)
 """No drain that began earlier can still have a host."""
@@ -38,6 +40,8 @@ NUMBER = "stillreel.drain.number"
 """Of the last machine that was asked for; written before it was."""
 HOST = "stillreel.drain.host."
 """+ a number: a machine that may be there, see `Asked`; empty once it is gone or given up."""
+TOKEN = "stillreel.drain.token."  # noqa: S105 - a name
+"""+ the same number: the hash of its lease token and when it expires; empty once revoked."""
 EXECUTION = "stillreel.drain.execution"
 """Of the process that holds the lease: one before it must not go on."""
 BEAT = "stillreel.drain.beat"
@@ -182,6 +186,7 @@ class LeaseBook(Protocol):
     ) -> bool: ...
     def beat(self, run_id: str, *, usd: float, reserved_usd: float, now: datetime) -> bool: ...
     def gone(self, run_id: str, number: int) -> None: ...
+    def note_token(self, run_id: str, labels: Mapping[str, str]) -> None: ...
     def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None: ...
     def quarantine(self, run_id: str, number: int, machine: str, owner: str = "") -> None: ...
     def booted(self, run_id: str, boots: str) -> None: ...
@@ -251,8 +256,15 @@ class Leases:
         return True
 
     def gone(self, run_id: str, number: int) -> None:
-        """This machine is gone, or given up: whoever finds it may destroy it."""
-        self._write(run_id, {f"{HOST}{number}": ""})
+        """This machine is gone, or given up: whoever finds it may destroy it.
+
+        Its lease token, where it has one, does not count any more.
+        """
+        self._write(run_id, {f"{HOST}{number}": "", f"{TOKEN}{number}": ""})
+
+    def note_token(self, run_id: str, labels: Mapping[str, str]) -> None:
+        """Write down the token of a machine that is about to be asked for, see `gateway.lease`."""
+        self._write(run_id, dict(labels))
 
     def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None:
         """Write down what it has cost in all; the lease is given back.
@@ -304,7 +316,13 @@ class Leases:
         return lease.is_running
 
     def _write(self, run_id: str, labels: Json) -> None:
-        self._calls.patch(f"/flow_runs/{run_id}/labels", labels)
+        """Prefect reads all labels and writes all back, so one of two writers loses: look again."""
+        for _ in range(WRITES_MOST):
+            self._calls.patch(f"/flow_runs/{run_id}/labels", labels)
+            written = self._calls.get(f"/flow_runs/{run_id}").get("labels") or {}
+            if all(written.get(name) == value for name, value in labels.items()):
+                return
+        raise PrefectRefused(f"labels of the drain {run_id} do not stay as they were written")
 
 
 def drains_since(at: datetime) -> Json:

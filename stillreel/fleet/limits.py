@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from stillreel.fleet.decision import Rule
 from stillreel.fleet.labels import Label
-from stillreel.fleet.provider import Need
+from stillreel.fleet.provider import Boot, Need
 from stillreel.fleet.ranking import Ranked
 
 
@@ -43,3 +43,17 @@ class Order:
     """The environment of a host by its label, its price and its deadline."""
     now: bool = False
     """A person asks: one job is enough."""
+
+    def boot(self, label: Label, choice: Ranked, deadline: datetime) -> Boot:
+        """What the host of this label is started with. Raises SettingsInvalid, PrefectUnavailable.
+
+        Through the gateway its lease is granted by this.
+        """
+        return Boot(
+            label=label,
+            pool=self.pool,
+            model=self.need.model,
+            deadline=deadline,
+            env=self.env(label, choice, deadline),
+            disk_gb=self.need.disk_gb,
+        )

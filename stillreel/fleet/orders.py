@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -12,15 +13,22 @@ from stillreel.estimates import guess, work_of
 from stillreel.fleet.decision import Rule
 from stillreel.fleet.ec2 import Ec2
 from stillreel.fleet.labels import Label
+from stillreel.fleet.leases import LeaseBook
 from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.needs import need_of
 from stillreel.fleet.provider import Provider
 from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.vast import Vast
+from stillreel.gateway.lease import grant
 from stillreel.job import spec_of
 from stillreel.settings import FleetSettings, Settings
 
 PREFECT_VARIABLES = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+Granting = Callable[[Label, datetime], str]
+"""Gives the lease token of a machine that is about to be asked for."""
+_OF_BUCKET = ("S3_", "R2_", "STILLREEL_S3_", "STILLREEL_R2_")
+"""Of names that a host without a bucket has no use for; some are passed on by default."""
+_LOOPBACK = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:|/|$)")
 UNKNOWN_SECONDS = 120.0
 """Of a job about whose model nothing is known."""
 
@@ -46,15 +54,18 @@ def limits_of(fleet: FleetSettings) -> Limits:
     )
 
 
-def order_of(settings: Settings, *, run_id: str, pool: str, model: str, now: bool) -> Order:
-    """The order of one drain. Raises ModelUnavailable."""
+def order_of(
+    settings: Settings, *, run_id: str, pool: str, model: str, now: bool, grants: Granting
+) -> Order:
+    """The order of one drain. Raises ModelUnavailable; SettingsInvalid as `host_env`, before."""
+    _way_back(settings)
     return Order(
         run_id,
         settings.fleet.installation,
         pool,
         need_of(model),
         seconds_per_job(model),
-        env=lambda label, choice, deadline: host_env(settings, label, choice, deadline),
+        env=lambda label, choice, deadline: host_env(settings, label, choice, deadline, grants),
         now=now,
     )
 
@@ -81,14 +92,16 @@ def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provid
     """The provider of this name.
 
     Raises SettingsInvalid when its account or our image is not set, and for renting from
-    strangers unless that is allowed. Looking and destroying always are.
+    strangers `direct` unless that is allowed. Looking and destroying always are.
     """
     provider = _make(fleet, name, renting=renting)
     try:
-        if renting and not provider.is_trusted and not fleet.allow_untrusted_hosts:
+        goes_direct = renting and fleet.rented_via == "direct"
+        if goes_direct and not (provider.is_trusted or fleet.allow_untrusted_hosts):
             raise SettingsInvalid(
                 f"renting from {name} is refused: the owner of such a machine can read what lies "
-                "there, and a host still gets the Prefect server's password. Rent from EC2 "
+                "there, and with STILLREEL_RENTED_VIA=direct a host gets the Prefect server's "
+                "password. Take the gateway (STILLREEL_RENTED_VIA=gateway), rent from EC2 "
                 "(STILLREEL_EC2=1, STILLREEL_FLEET_PROVIDER=ec2), or accept it with "
                 "STILLREEL_ALLOW_UNTRUSTED_HOSTS=1"
             )
@@ -97,27 +110,39 @@ def opened(fleet: FleetSettings, name: str, *, renting: bool) -> Iterator[Provid
         provider.close()
 
 
-def host_env(
-    settings: Settings, label: Label, choice: Ranked, deadline: datetime
-) -> Mapping[str, str]:
-    """The environment of a rented host. Raises SettingsInvalid where it could reach no Prefect."""
-    from prefect.settings import get_current_settings
+def granting(book: LeaseBook) -> Granting:
+    """Grants leases: the token's hash stands in Prefect before the machine is asked for."""
 
+    def grant_for(label: Label, until: datetime) -> str:
+        made = grant(label.run_id, label.number, expires=until)
+        book.note_token(label.run_id, made.labels)
+        return made.token
+
+    return grant_for
+
+
+def host_env(
+    settings: Settings, label: Label, choice: Ranked, deadline: datetime, grants: Granting
+) -> Mapping[str, str]:
+    """The environment of a rented host. Raises SettingsInvalid where it could reach no Prefect.
+
+    Through the gateway it gets a lease token, and raises what granting one raises.
+    """
     fleet = settings.fleet
-    prefect = get_current_settings().to_environment_variables(exclude_unset=True)
-    url = fleet.rented_api_url or prefect.get("PREFECT_API_URL", "")
-    if not url:
-        raise SettingsInvalid("STILLREEL_RENTED_API_URL: no Prefect API for rented hosts is set")
-    passed = {name: os.environ[name] for name in fleet.rented_env if os.environ.get(name)}
-    secrets = {name: prefect[name] for name in PREFECT_VARIABLES if name in prefect}
+    names = (*fleet.rented_env, *("HF_TOKEN",) * fleet.rented_hf_token)
+    passed = {name: os.environ[name] for name in names if os.environ.get(name)}
     api = {"STILLREEL_API_URL": settings.api.api_url} if settings.api.api_url else {}
     if not settings.host.embed_prompt:  # what is kept out of files here is kept out there
         api["STILLREEL_EMBED_PROMPT"] = "0"
+    way_back = _way_back(settings)
+    if fleet.rented_via == "gateway":
+        passed = {n: value for n, value in passed.items() if not n.startswith(_OF_BUCKET)}
+        token = grants(label, deadline)
+        way_back |= {"PREFECT_API_AUTH_STRING": f"lease:{token}", "STILLREEL_LEASE_TOKEN": token}
     return {
         **passed,
-        **secrets,
         **api,
-        "PREFECT_API_URL": url,
+        **way_back,
         "STILLREEL_HOST_NAME": str(label),
         "STILLREEL_HOST_PRICE": f"{choice.offer.usd_per_hour:.4f}",
         "STILLREEL_RENTED_UNTIL": str(int(deadline.timestamp())),
@@ -133,6 +158,36 @@ def seconds_per_job(model: str) -> float:
     work, _ = work_of(spec_of({"model": model, "prompt": "any"}))
     found = guess(work, ())
     return found.seconds.likely if found else UNKNOWN_SECONDS
+
+
+def _way_back(settings: Settings) -> dict[str, str]:
+    """How a host reaches Prefect; through the gateway the token of its lease is missing yet."""
+    if settings.fleet.rented_via == "direct":
+        return _direct(settings.fleet)
+    base = f"{_gateway_base(settings)}/lease"
+    return {"PREFECT_API_URL": f"{base}/api", "STILLREEL_LEASE_URL": base}
+
+
+def _direct(fleet: FleetSettings) -> dict[str, str]:
+    from prefect.settings import get_current_settings
+
+    prefect = get_current_settings().to_environment_variables(exclude_unset=True)
+    url = fleet.rented_api_url or prefect.get("PREFECT_API_URL", "")
+    if not url:
+        raise SettingsInvalid("STILLREEL_RENTED_API_URL: no Prefect API for rented hosts is set")
+    secrets = {name: prefect[name] for name in PREFECT_VARIABLES if name in prefect}
+    return {"PREFECT_API_URL": url, **secrets}
+
+
+def _gateway_base(settings: Settings) -> str:
+    url = settings.api.api_url
+    if not url or (url.startswith("http:") and not _LOOPBACK.match(url)):
+        raise SettingsInvalid(
+            "STILLREEL_API_URL: rented hosts reach Prefect and storage through the gateway there, "
+            "so set it to the API's public https address (STILLREEL_RENTED_VIA=direct: they get "
+            "the Prefect server's password)"
+        )
+    return url
 
 
 def _make(fleet: FleetSettings, name: str, *, renting: bool) -> Vast | Ec2:

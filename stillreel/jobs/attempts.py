@@ -31,6 +31,9 @@ OUTAGE_PAUSES = (5.0, 20.0, 80.0, 300.0, 600.0)
 LONGEST_OUTAGE = timedelta(hours=24)
 """Since its first start of this kind; after it an outage counts like any other end."""
 
+HANDED_BACK = "handed back by the lease "
+"""+ its id: the message of a state by which a rented host has its run scheduled again."""
+
 _OUTAGES = (PrefectUnavailable, StorageUnavailable, SafetyUnavailable)
 _MESSAGE = re.compile(r"attempt (\d+) (of \d+|again) in round (\d+)")
 _EXCEPTION = re.compile(r"exception: (?:\w+\.)*(\w+): ?(.*)", re.DOTALL)
@@ -96,10 +99,15 @@ def was_started_again(history: Sequence[Mapping[str, Any]], ended_at: datetime) 
     """Whether somebody has had a settled run started again, e.g. by Retry in Prefect's UI.
 
     Only that schedules it; an orphan's late word, or a process that began too late, does not. What
-    the keeper itself scheduled was of the round that has ended.
+    the keeper itself scheduled was of the round that has ended, and a rented host opens no round.
     """
     later = (s for s in history if datetime.fromisoformat(s["timestamp"]) > ended_at)
-    return any(s["type"] == "SCHEDULED" and not begins_attempt(s) for s in later)
+    return any(
+        s["type"] == "SCHEDULED"
+        and not begins_attempt(s)
+        and not str(s.get("message") or "").startswith(HANDED_BACK)
+        for s in later
+    )
 
 
 def error_in(message: str) -> StillreelError | None:

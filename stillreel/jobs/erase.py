@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -31,7 +30,7 @@ from stillreel.errors import (
 from stillreel.jobs import marks
 from stillreel.jobs.record import Record, record_of
 from stillreel.prefect_api import PAGE
-from stillreel.result_storage import RESULT_FOLDER
+from stillreel.result_storage import RESULT_FOLDER, RESULT_VERSIONS, is_result_of
 from stillreel.usage import ended_job
 from stillreel.workdir import clean
 
@@ -49,11 +48,6 @@ AFTERMATH = timedelta(minutes=10)
 """A process that was cut off may still write; so long after the deletion is looked once more."""
 
 TASKS = ("fetch-image", "infer", "encode", "upload", "notify")
-RESULT_VERSIONS = (1, 2)
-"""What names of results begin with: task, version, run. Those of tasks/cache_keys.py, and of the
-releases before: their jobs are deleted by this one."""
-
-_RANDOM = re.compile(r"[0-9a-f]{32}")
 
 
 async def erase(services: Services, snapshot: Snapshot, *, caller: Caller) -> bool:
@@ -99,7 +93,7 @@ async def erase_due(services: Services) -> None:
     """
     now = datetime.now(UTC)
     for record in await _tagged(services, marks.FLOW):
-        with _logging_trouble(record):
+        with logging_trouble(record):
             if record.is_final:
                 await _erase(services, record)
                 if not record.is_deleted:  # who asked was cut off, and has not been audited
@@ -107,7 +101,7 @@ async def erase_due(services: Services) -> None:
             elif _asked_at(record) < now - PATIENCE:
                 await _end(services, record)
     for tombstone in await _tagged(services, marks.TOMBSTONE_FLOW, made_before=now - AFTERMATH):
-        with _logging_trouble(tombstone):
+        with logging_trouble(tombstone):
             await _look_after(services, tombstone)
 
 
@@ -192,21 +186,22 @@ def result_names(states: Iterable[Mapping[str, Any]], run_id: str) -> set[str]:
     found = (state.get("data") for state in states)
     stored = [str(data.get("storage_key") or "") for data in found if isinstance(data, dict)]
     names = {key.rpartition("/")[2] for key in stored}
-    return {name for name in names if _RANDOM.fullmatch(name) or f"-{run_id}-" in name}
+    return {name for name in names if is_result_of(name, run_id)}
 
 
 def delete_results(services: Services, run_id: str, names: Iterable[str]) -> None:
     """Delete Prefect's results: those of these names, and those with the run's id in theirs."""
     storage, settings = services.storage, services.settings
-    if settings.storage.kind != "local":
-        prefixes = (
-            f"{RESULT_FOLDER}/{task}-{version}-{run_id}-"
-            for task in TASKS
-            for version in RESULT_VERSIONS
-        )
-        own = {info.key for prefix in prefixes for info in storage.list(prefix)}
+    prefixes = (
+        f"{RESULT_FOLDER}/{task}-{version}-{run_id}-"
+        for task in TASKS
+        for version in RESULT_VERSIONS
+    )
+    own = {info.key for prefix in prefixes for info in storage.list(prefix)}
+    if settings.storage.kind != "local":  # in a directory only rented hosts have any
         _delete_all(storage, own | {f"{RESULT_FOLDER}/{name}" for name in names})
         return
+    _delete_all(storage, own)
     from prefect.settings import get_current_settings
 
     folder = get_current_settings().results.local_storage_path
@@ -287,7 +282,7 @@ def _of_run(what: str, run_id: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _logging_trouble(record: Record) -> Iterator[None]:
+def logging_trouble(record: Record) -> Iterator[None]:
     """One job that cannot be deleted now holds up no other; the tag stays on it."""
     try:
         yield
@@ -295,3 +290,5 @@ def _logging_trouble(record: Record) -> Iterator[None]:
         raise
     except StillreelError as exc:
         log.warning("job %s is not deleted yet: %s", record.job_id, exc.message)
+    except OSError as exc:
+        log.warning("job %s is not deleted yet: %s", record.job_id, type(exc).__name__)

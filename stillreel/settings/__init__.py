@@ -10,7 +10,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
 from stillreel.errors import SettingsInvalid
 from stillreel.settings.api import ApiSettings
@@ -19,7 +19,13 @@ from stillreel.settings.fetch import FetchSettings
 from stillreel.settings.fleet import FleetSettings
 from stillreel.settings.host import HostSettings
 from stillreel.settings.inference import InferenceSettings
-from stillreel.settings.mistakes import half_s3, mistake, remote_mistakes, webhook_mistakes
+from stillreel.settings.mistakes import (
+    half_s3,
+    mistake,
+    remote_mistakes,
+    rented_env_mistakes,
+    webhook_mistakes,
+)
 from stillreel.settings.remote import REMOTE_VALUES
 from stillreel.settings.server import ServerSettings
 from stillreel.settings.storage import StorageSettings
@@ -41,6 +47,7 @@ __all__ = [
     "WebhookSettings",
     "get_settings",
     "make_home",
+    "secret_names",
 ]
 
 
@@ -88,11 +95,25 @@ def get_settings() -> Settings:
         *half_s3(built.get("storage")),
         *webhook_mistakes(built.get("webhook")),
         *remote_mistakes(built.get("inference")),
+        *rented_env_mistakes(built.get("fleet"), secret_names()),
     ]
     if mistakes:
         lines = "\n".join(f"  - {line}" for line in mistakes)
         raise SettingsInvalid(f"{len(mistakes)} setting(s) cannot be used:\n{lines}")
     return Settings.model_validate(built)
+
+
+def secret_names() -> frozenset[str]:
+    """The names of all variables whose values are secret."""
+    found: set[str] = set()
+    for concern in CONCERNS.values():
+        for name, field in concern.model_fields.items():
+            if "SecretStr" not in repr(field.annotation):
+                continue
+            alias = field.validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else ()
+            found |= {PREFIX + name.upper(), *(c for c in choices if isinstance(c, str))}
+    return frozenset(found)
 
 
 def make_home(settings: Settings) -> Path:

@@ -32,8 +32,9 @@ class FleetSettings(Concern):
     )
     allow_untrusted_hosts: bool = Field(
         False,
-        description="Rent from a provider whose machine owners can read what lies there (Vast.ai), "
-        "although such a host gets the Prefect server's password.",
+        description="With STILLREEL_RENTED_VIA=direct: rent from a provider whose machine owners "
+        "can read what lies there (Vast.ai), although such a host gets the Prefect server's "
+        "password.",
     )
     usd_per_hour_max: float = Field(
         1.2, gt=0, le=100, description="Most that a rented host may cost, in US$ per hour."
@@ -86,14 +87,28 @@ class FleetSettings(Concern):
         description="A rented host under which no job ends for so long is destroyed; longer than "
         "the longest job.",
     )
+    rented_via: Literal["direct", "gateway"] = Field(
+        "gateway",
+        description="How rented hosts reach Prefect and storage: `gateway`, at `/lease` of "
+        "STILLREEL_API_URL, by a token that ends with the lease and opens their own jobs only "
+        "(docs/security.md), or `direct`, with the Prefect server's own password and the bucket's "
+        "keys. The same on the API and on the control worker.",
+    )
     rented_api_url: str = Field(
         "",
-        description="Address of the Prefect API as rented hosts reach it; empty: PREFECT_API_URL.",
+        description="Address of the Prefect API as rented hosts that go `direct` reach it; empty: "
+        "PREFECT_API_URL.",
     )
     rented_env: Annotated[tuple[str, ...], NoDecode] = Field(
         ("S3_BUCKET", "S3_REGION", "S3_ENDPOINT"),
         description="Variables of the control side that rented hosts get too, comma-separated. "
-        "Name no secret here that a stranger's machine may not have.",
+        "Name no secret here that a stranger's machine may not have; with the gateway names of "
+        "secrets (KEY, SECRET, TOKEN, PASSWORD, AUTH in them) are refused.",
+    )
+    rented_hf_token: bool = Field(
+        False,
+        description="Rented hosts get HF_TOKEN with the gateway too, for weights behind a gate; "
+        "it has to be a Read token, of an account that has nothing else.",
     )
     vast_api_key: SecretStr = Field(
         SecretStr(""),

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pydantic import SecretStr
 
 from stillreel.errors import SettingsInvalid
 from stillreel.settings.concern import PREFIX, Concern
+from stillreel.settings.fleet import FleetSettings
 from stillreel.settings.inference import InferenceSettings
 from stillreel.settings.remote import RemoteSettings
 from stillreel.settings.storage import StorageSettings
 from stillreel.settings.webhook import WebhookSettings
 from stillreel.signing import standard_secret
+
+SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY", "AUTH")
+SECRET_STARTS = ("AWS_", "PREFECT_API_", "PREFECT_SERVER_")
+"""Of names that other programs read as well."""
 
 
 def half_s3(storage: Concern | None) -> Iterator[str]:
@@ -62,6 +67,29 @@ def remote_mistakes(inference: Concern | None) -> Iterator[str]:
         and not inference.remote_model
     ):
         yield "STILLREEL_REMOTE_MODEL: Replicate has no default model; set it to e.g. owner/name"
+
+
+def rented_env_mistakes(fleet: Concern | None, secret: Collection[str]) -> Iterator[str]:
+    """Secrets that would be passed on to machines of strangers; `secret` are names of such."""
+    if not isinstance(fleet, FleetSettings) or fleet.rented_via == "direct":
+        return
+    for name in fleet.rented_env:
+        if name == "HF_TOKEN":
+            if not fleet.rented_hf_token:
+                yield (
+                    "STILLREEL_RENTED_ENV: HF_TOKEN would reach machines of strangers; leave it "
+                    "out, or say with STILLREEL_RENTED_HF_TOKEN=1 that it is a Read token and may"
+                )
+        elif (
+            name in secret
+            or name.upper().startswith(SECRET_STARTS)
+            or any(word in name.upper() for word in SECRET_WORDS)
+        ):
+            yield (
+                f"STILLREEL_RENTED_ENV: {name} would reach machines of strangers; leave it out: "
+                "their lease gives them Prefect and storage for their own jobs (only with "
+                "STILLREEL_RENTED_VIA=direct a host needs such things)"
+            )
 
 
 def mistake(loc: tuple[int | str, ...], message: str) -> str:

@@ -83,6 +83,16 @@ class StorageSettings(Concern):
         validation_alias=names("R2_JURISDICTION", "R2_JURISDICTION"),
         description="Where the bucket has to stay: `eu` or `fedramp`; becomes part of R2_ENDPOINT.",
     )
+    lease_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s?#@]+)?$",
+        description="On a rented host: where the API lends it storage for its own jobs, e.g. "
+        "`https://api.example.com/lease`. Such a host has no bucket and no keys; the drain sets "
+        "it.",
+    )
+    lease_token: SecretStr = Field(
+        SecretStr(""), description="The token of that lease; the drain sets it."
+    )
     upload_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",),
         description="Sites whose pages may use signed URLs of a bucket, comma-separated, e.g. "
@@ -166,8 +176,10 @@ class StorageSettings(Concern):
         return f"{found['account']}.{self.r2_jurisdiction}.{found['rest']}"
 
     @property
-    def kind(self) -> Literal["local", "s3", "r2"]:
+    def kind(self) -> Literal["local", "s3", "r2", "lease"]:
         """Which storage is configured."""
+        if self.lease_url:
+            return "lease"
         return "s3" if self.s3_bucket else "r2" if self.r2_bucket else "local"
 
     @model_validator(mode="after")
@@ -184,6 +196,7 @@ class StorageSettings(Concern):
                 ("a local directory (STILLREEL_STORAGE_DIR)", self.storage_dir),
                 ("S3 (S3_BUCKET)", self.s3_bucket),
                 ("R2 (R2_BUCKET)", any(r2.values())),
+                ("a lease (STILLREEL_LEASE_URL)", self.lease_url),
             )
             if value
         ]
@@ -191,6 +204,8 @@ class StorageSettings(Concern):
             raise ValueError(
                 f"two storages are configured at once: {' and '.join(chosen)}; keep one of them"
             )
+        if bool(self.lease_url) != bool(self.lease_token.get_secret_value()):
+            raise ValueError("set STILLREEL_LEASE_URL and STILLREEL_LEASE_TOKEN together")
         if any(r2.values()) and not all(r2.values()):
             missing = ", ".join(name for name, value in r2.items() if not value)
             raise ValueError(f"R2 is configured in part; set {missing} too")

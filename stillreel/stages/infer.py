@@ -35,7 +35,9 @@ def infer(
     """
     digest = prepared.shot.digest(prepared.source.sha256 if prepared.source else "")
     index_key = keys.reuse_key(spec.owner, digest)
-    if spec.reuse and (found := _find_equal(index_key, job_id, storage)):
+    is_lent = settings.storage.kind == "lease"
+    # On a rented host no other job's latents are taken, and what it made is given to no other job.
+    if spec.reuse and not is_lent and (found := _find_equal(index_key, job_id, storage)):
         return found
     folder = job_dir(job_id, settings=settings)
     path = folder / f"{digest}.safetensors"
@@ -66,6 +68,8 @@ def infer(
         host_price=settings.host.host_price,
         remote_usd=facts.usd,
     )
+    if is_lent:
+        return latents
     note = {"job_id": job_id, "latents": latents.to_json()}
     storage.put_bytes(index_key, json.dumps(note).encode(), content_type="application/json")
     return latents

@@ -35,10 +35,10 @@ def upload(
     assert_current()
     started = time.monotonic()
     objects: dict[str, str] = {}
-    files = (
+    files = (  # the video first: of a rented host's, the others are compared with it
+        ("video", "output.mp4", clip.video_path, "video/mp4"),
         ("poster", "poster.jpg", clip.poster_path, "image/jpeg"),
         ("teaser", "teaser.mp4", clip.teaser_path, "video/mp4"),
-        ("video", "output.mp4", clip.video_path, "video/mp4"),
     )
     for number, (name, file, path, content_type) in enumerate(files):
         report(Stage.UPLOAD, step=number, steps=len(files) + 1)

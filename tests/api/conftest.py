@@ -193,6 +193,14 @@ def api(prefect_api: str) -> Iterator[Api]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def gateway(prefect_api: str) -> Iterator[Api]:
+    """The same for rented hosts, with more patience: they are many."""
+    env = {"STILLREEL_KEEPER_LEADS": "false", "STILLREEL_PREFECT_SECONDS": "20"}
+    with running_api(env) as running:
+        yield running
+
+
 @pytest.fixture
 def client(api: Api) -> httpx.Client:
     return api.client

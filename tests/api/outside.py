@@ -230,6 +230,8 @@ class Door:
         self._shut, self._closing, self.mute = False, threading.Event(), False
         self.swallowed = 0
         """Answers that Prefect gave and nobody got."""
+        self.heard: list[bytes] = []
+        """What was said to Prefect."""
         self.url = f"http://127.0.0.1:{self._port}{at.path}"
         self._threads = [threading.Thread(target=self._take)]
         self._threads[0].start()
@@ -279,6 +281,7 @@ class Door:
                 if not data:
                     return
                 if sock is near:
+                    self.heard.append(data)
                     losing = self.mute and (losing or _changes(data))
                     far.sendall(data)
                 elif losing:

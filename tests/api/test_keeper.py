@@ -427,6 +427,16 @@ def test_results_and_an_operators_own_images_stay_for_ever(
     assert all(there(api, *stay))
 
 
+def test_what_lies_in_temp_goes_after_a_day_whatever_becomes_of_its_job(swept: Api) -> None:
+    names = [f"temp/{swept.submit()['job_id']}/film.json", "temp/anything"]
+    put(swept, *names)
+    sweep(swept, DAY - HOUR)
+    assert there(swept, *names) == [True, True]
+    sweep(swept, DAY + HOUR)
+    is_the_buckets = swept.settings.storage.kind != "local"
+    assert there(swept, *names) == [is_the_buckets, is_the_buckets]
+
+
 def test_a_note_about_latents_goes_with_them(swept: Api) -> None:
     key = keys.reuse_key("acme", "c" * 32)
     put(swept, key)

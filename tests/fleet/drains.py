@@ -68,12 +68,13 @@ class Setup:
         *,
         now: bool = False,
         limits: Limits = LIMITS,
+        env: Callable[..., dict[str, str]] = lambda *_: {},
         is_handed_over: Callable[[BaseException], bool] = lambda exc: isinstance(exc, Killed),
     ) -> Drain:
         """A drain; one that is killed cleans nothing up, as a dead process does not."""
         if run_id not in self.book.leases:
             self.book.start(run_id)
-        order = Order(run_id, "main", "a100", NEEDS["ltx-2"], 60.0, lambda *_: {}, now=now)
+        order = Order(run_id, "main", "a100", NEEDS["ltx-2"], 60.0, env, now=now)
         return Drain(
             order,
             limits,

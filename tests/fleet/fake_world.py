@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from stillreel.errors import (
 )
 from stillreel.fleet.backlog import Ended
 from stillreel.fleet.decision import Waiting
-from stillreel.fleet.leases import Asked, Lease
+from stillreel.fleet.leases import TOKEN, Asked, Lease
 from stillreel.fleet.provider import Boot, Host, HostState, Leftover, Need, Offer
 from stillreel.idle import HAND_OVER_SECONDS
 
@@ -295,6 +295,8 @@ class FakeBook:
     closed: dict[str, datetime] = field(default_factory=dict[str, datetime])
     deciders: list[str] = field(default_factory=list)
     """Who holds the lock of the budget; one at most."""
+    tokens: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    """Labels of lease tokens by run."""
 
     def start(self, run_id: str, **values: Any) -> Lease:
         """A drain's flow run has begun."""
@@ -355,7 +357,12 @@ class FakeBook:
     def gone(self, run_id: str, number: int) -> None:
         self._reach()
         kept = tuple(x for x in self.leases[run_id].asked or () if x.number != number)
+        self.tokens.setdefault(run_id, {})[f"{TOKEN}{number}"] = ""
         self.change(run_id, asked=kept)
+
+    def note_token(self, run_id: str, labels: Mapping[str, str]) -> None:
+        self._reach()
+        self.tokens.setdefault(run_id, {}).update(labels)
 
     def end(self, run_id: str, *, usd: float, videos: int, is_settled: bool) -> None:
         self._goes_on(run_id)

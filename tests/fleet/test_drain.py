@@ -18,6 +18,7 @@ from stillreel.errors import (
     OfferGone,
     ProviderRefused,
     ProviderUnavailable,
+    SettingsInvalid,
 )
 from stillreel.fleet.decision import Money
 from stillreel.fleet.leases import money_of
@@ -363,6 +364,18 @@ def test_what_may_have_been_made_is_cleared_up_when_the_provider_is_back() -> No
     lease = it.book.leases[RUN]
     assert lease.is_settled
     assert it.world.usd() <= lease.usd <= 4 * 0.61
+
+
+def test_a_host_that_cannot_be_told_where_to_go_is_not_asked_for() -> None:
+    setup = Setup()
+
+    def no_env(*_: object) -> dict[str, str]:
+        raise SettingsInvalid("no address")
+
+    with pytest.raises(SettingsInvalid):
+        setup.drain(env=no_env).run()
+    assert setup.world.hosts == []
+    assert setup.book.leases[RUN].hosts == ()
 
 
 def test_a_refusal_ends_the_drain() -> None:

@@ -28,6 +28,17 @@ def stack(bucket: Bucket) -> Iterator[Stack]:
         yield running
 
 
+@pytest.fixture
+def without_host(stack: Stack) -> Iterator[None]:
+    """The stack's own host takes no jobs meanwhile."""
+    workers = stack.processes("stillreel.host_worker")
+    for worker in workers:
+        worker.suspend()
+    yield
+    for worker in workers:
+        worker.resume()
+
+
 @pytest.fixture(scope="session")
 def radosgw(require: Callable[[str, bool], None]) -> Iterator[Radosgw]:
     """An S3 server that checks what it is shown."""

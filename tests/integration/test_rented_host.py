@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -73,18 +74,9 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
             made.end(machine)
 
 
-@pytest.fixture
-def without_host(stack: Stack) -> Iterator[None]:
-    """The stack's own host takes no jobs meanwhile."""
-    workers = stack.processes("stillreel.host_worker")
-    for worker in workers:
-        worker.suspend()
-    yield
-    for worker in workers:
-        worker.resume()
-
-
-def drain_env(stack: Stack, bucket: Bucket, machines: Machines, folder: Path) -> dict[str, str]:
+def drain_env(
+    stack: Stack, bucket: Bucket, machines: Machines, folder: Path, **more: str
+) -> dict[str, str]:
     return (
         env_of(folder / "control")
         | bucket.env
@@ -93,9 +85,9 @@ def drain_env(stack: Stack, bucket: Bucket, machines: Machines, folder: Path) ->
             "VAST_API_KEY": KEY,
             "STILLREEL_VAST_URL": machines.vast.url,
             "STILLREEL_WORKER_IMAGE": "worker@sha256:1",
-            "STILLREEL_ALLOW_UNTRUSTED_HOSTS": "1",
             "STILLREEL_IDLE_MINUTES": "0.5",
-            "STILLREEL_RENTED_ENV": ",".join(bucket.env),
+            "STILLREEL_API_URL": stack.shim_url,
+            **more,
         }
     )
 
@@ -113,10 +105,11 @@ def command(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("jobs", [12, pytest.param(30, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("without_host")
-def test_a_backlog_is_drained_by_a_host_that_ends_itself(
+def test_a_backlog_is_drained_through_the_gateway_by_a_host_that_ends_itself(
     stack: Stack, bucket: Bucket, machines: Machines, tmp_path: Path, jobs: int
 ) -> None:
-    env, vast = drain_env(stack, bucket, machines, tmp_path), machines.vast
+    env = drain_env(stack, bucket, machines, tmp_path)
+    vast = machines.vast
     runs = [stack.submit(JOB) for _ in range(jobs)]
 
     told = command(env, "drain", "local", "--explain")
@@ -135,6 +128,18 @@ def test_a_backlog_is_drained_by_a_host_that_ends_itself(
     (create,) = vast.calls("create")
     assert create.path == "/api/v0/asks/2/"  # the cheaper one
     assert create.body["label"] == host["label"]
+    reached = create.body["env"]
+    assert not reached.keys() & bucket.env.keys()
+    assert bucket.endpoint not in str(reached)
+    assert reached["PREFECT_API_URL"] == f"{stack.shim_url}/lease/api"
+    user, _, token = reached["PREFECT_API_AUTH_STRING"].partition(":")
+    assert user == "lease"
+    assert stack.url not in str(reached)
+    assert token not in done.stdout + done.stderr + machines.log()
+    asked = httpx.get(
+        f"{reached['PREFECT_API_URL']}/health", auth=(user, token), trust_env=False, timeout=30
+    )
+    assert asked.status_code == 401  # with the drain its lease is over
     assert vast.machines == machines.running == {}
     destroyed = [seen for seen in vast.calls("destroy") if SECRET in seen.authorization]
     assert destroyed, "the host did not end itself"
@@ -191,11 +196,10 @@ def test_a_drain_that_was_killed_is_reaped(
     assert command(env, "fleet", "list", "--json").stdout.strip() == "[]"
 
 
-def test_strangers_machines_are_not_rented_unless_that_is_allowed(
+def test_strangers_machines_get_no_password_unless_that_is_allowed(
     stack: Stack, bucket: Bucket, machines: Machines, tmp_path: Path
 ) -> None:
-    env = drain_env(stack, bucket, machines, tmp_path)
-    del env["STILLREEL_ALLOW_UNTRUSTED_HOSTS"]
+    env = drain_env(stack, bucket, machines, tmp_path, STILLREEL_RENTED_VIA="direct")
     for worker in stack.processes("stillreel.host_worker"):
         worker.suspend()
     try:

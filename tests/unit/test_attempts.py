@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stillreel.jobs.attempts import (
     ATTEMPTS,
+    HANDED_BACK,
     LONGEST_OUTAGE,
     OUTAGE_PAUSES,
     PAUSES,
@@ -163,3 +164,5 @@ def test_only_what_schedules_a_settled_run_starts_it_again() -> None:
     retry = [state("SCHEDULED", minute=13)]
     assert not was_started_again([*before, *orphan], ended)
     assert was_started_again([*before, *retry], ended)
+    by_host = [retry[0] | {"message": f"{HANDED_BACK}a-1"}, *retry[1:]]
+    assert not was_started_again([*before, *by_host], ended)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from stillreel.jobs.erase import RESULT_VERSIONS, TASKS, delete_results, result_names
+from stillreel.errors import PrefectUnavailable
+from stillreel.jobs.erase import TASKS, delete_results, logging_trouble, result_names
+from stillreel.result_storage import RESULT_VERSIONS
 from stillreel.settings import get_settings
 from stillreel.storage import LocalStorage
 
@@ -38,6 +41,9 @@ def test_the_names_are_those_of_our_tasks() -> None:
         (f"infer-1-{OTHER}-aa", None),
         ("../../../etc/passwd", None),
         (f"/x-{RUN}-/..", None),
+        (f"x-{RUN}-a", None),
+        (f"infer-2-{RUN}-" + "a" * 300, None),
+        (f"infer-2-{RUN}-a\0b", None),
         ("", None),
     ],
 )
@@ -57,3 +63,14 @@ def test_results_in_a_bucket_go_and_others_stay(
     services = cast(Any, SimpleNamespace(storage=storage, settings=get_settings()))
     delete_results(services, RUN, ["5" * 32])
     assert [info.key for info in storage.list("results/")] == sorted(f"results/{n}" for n in others)
+
+
+def test_a_job_whose_files_cannot_be_deleted_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    record = cast(Any, SimpleNamespace(job_id="job_1"))
+    with logging_trouble(record):
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
+    assert "job_1 is not deleted yet" in caplog.text
+    with pytest.raises(PrefectUnavailable), logging_trouble(record):
+        raise PrefectUnavailable

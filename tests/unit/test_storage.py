@@ -47,6 +47,7 @@ from stillreel.storage import (
     open_storage,
 )
 from stillreel.storage_s3 import PART_BYTES, Bucket, S3Storage, bucket_of
+from tests.lent import Lender, lender
 
 ACCESS_KEY, SECRET_KEY = "AKIDSTILLREELTEST", "very-secret-value-0123456789"
 KEY = "outputs/job_01234567/output.mp4"
@@ -124,7 +125,34 @@ def local(tmp_path: Path) -> Storage:
     return open_storage(settings_of(), tmp_path / "home")
 
 
-@pytest.fixture(params=["local", "s3", "r2"])
+@pytest.fixture(scope="session")
+def lender_of_bucket(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    with lender(s3_settings(moto_url, "videos"), tmp_path_factory.mktemp("api")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def lender_of_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    home = tmp_path_factory.mktemp("api")
+    with lender(settings_of(storage_dir=home / "storage"), home) as running:
+        yield running
+
+
+@pytest.fixture
+def lent_s3(lender_of_bucket: Lender, bucket_name: str) -> Storage:
+    """As a rented host has it, where the API keeps objects in a bucket."""
+    return lender_of_bucket.open()
+
+
+@pytest.fixture
+def lent_local(lender_of_directory: Lender) -> Iterator[Storage]:
+    """The same, where the API keeps them in a directory."""
+    yield lender_of_directory.open()
+    for info in list(lender_of_directory.storage.list("")):
+        lender_of_directory.storage.delete(info.key)
+
+
+@pytest.fixture(params=["local", "s3", "r2", "lent_local", "lent_s3"])
 def storage(request: pytest.FixtureRequest) -> Storage:
     return request.getfixturevalue(request.param)
 

@@ -1,0 +1,73 @@
+"""Lets a rented host in to the objects of a run of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from stillreel.errors import NotLeased, StaleExecution
+from stillreel.fleet.leases import lease_of
+from stillreel.gateway.access import RunAccess
+from stillreel.gateway.lease import CLAIM
+from stillreel.gateway.visit import Terms, Visit
+from stillreel.job import spec_of
+
+if TYPE_CHECKING:
+    from stillreel.gateway.lease import Held, Lease, LeaseReader
+    from stillreel.jobs.reader import JobReader
+    from stillreel.prefect_api import PrefectApi
+
+
+class LeaseDoor:
+    """Opens by the token of a lease, to runs that were handed to it (see `Door`)."""
+
+    def __init__(
+        self, api: PrefectApi, leases: LeaseReader, reader: JobReader, *, installation: str
+    ) -> None:
+        self._api, self._leases, self._reader = api, leases, reader
+        self._installation = installation
+
+    async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
+        lease = await self._leases.lease_of(token)
+        return _visit(lease.id, await self._leases.held(lease, run_id, writes=writes), token)
+
+    async def is_current(self, visit: Visit) -> None:
+        self._leases.forget(visit.run_id)
+        lease = await self._leases.lease_of(visit.token)
+        await self._leases.held(lease, visit.run_id, writes=True)
+        record = (await self._reader.get(visit.job_id, fresh=True)).record
+        if record.is_deleted or record.is_settled or record.is_final:
+            raise StaleExecution("the job has ended; nothing of it is changed any more")
+
+    async def terms(self, visit: Visit) -> Terms:
+        lease = await self._leases.lease_of(visit.token)
+        drain, states = await asyncio.gather(
+            self._leases.run(lease.drain_id),
+            self._api.get(f"/flow_run_states/?flow_run_id={visit.run_id}"),
+        )
+        host = lease.worker(self._installation)
+        return terms_in(drain, states, lease=lease, host=host)
+
+
+def terms_in(
+    drain: Mapping[str, Any], states: Iterable[Mapping[str, Any]], *, lease: Lease, host: str
+) -> Terms:
+    """The terms, from the drain's run and the states of the run of a job. Raises NotLeased."""
+    prices = [x.usd_per_hour for x in lease_of(drain).hosts if x.number == lease.number]
+    claims = [state for state in states if state["type"] == "PENDING"]
+    mine = [_at(state) for state in claims if state.get("message") == f"{CLAIM}{lease.id}"]
+    if not prices or not mine:
+        raise NotLeased("It is not written down what this host costs, or since when it has this.")
+    return Terms(host, prices[0], max(mine), min(map(_at, claims)))
+
+
+def _at(state: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(state["timestamp"])
+
+
+def _visit(lease_id: str, held: Held, token: str) -> Visit:
+    given = held.run.get("parameters") or {}
+    access = RunAccess(held.run_id, held.job_id, str(given.get("image_key") or ""))
+    return Visit(lease_id, held.run_id, held.job_id, access, lambda: spec_of(given), token)
