@@ -14,7 +14,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -79,6 +79,8 @@ class Held:
     """Whether it is still the lease's to carry on; False once it was scheduled anew."""
     is_over: bool
     """Whether it was in a final state when it was looked at."""
+    state_id: str
+    """Of the state that it was in then: while it is in that one, nobody else has got it."""
     run: Mapping[str, Any] = field(repr=False)
     """As Prefect gave it when it was first seen: for what does not change."""
 
@@ -142,6 +144,8 @@ class LeaseReader:
         self._api, self._budget = api, budget
         self._drains: Recent[Mapping[str, Json]] = Recent(self._read_drains, seconds=keep)
         self._held: Kept[tuple[str, Held]] = Kept(seconds=keep, most=KEPT_MOST)
+        self._seen: Kept[tuple[str, Held]] = Kept(most=KEPT_MOST)
+        """The same, however old it is."""
         self._no_runs: Kept[bool] = Kept(seconds=keep, most=MISSES_MOST)
         self._runs: Kept[Json] = Kept(most=KEPT_MOST)
         self._flow_id = ""
@@ -164,16 +168,30 @@ class LeaseReader:
         Raises NotLeased.
         """
         run_id = _uuid(run_id)
-        holder, held = self._held.get(run_id) or await self._look(lease, run_id)
-        if holder != lease.id:
-            raise NotLeased("This run was not handed to this lease.")
-        if writes and not held.is_open:
-            raise NotLeased("This run was taken from this lease.")
-        return held
+        found = self._held.get(run_id) or await self._look(lease, run_id)
+        return _of(lease, found, writes=writes)
+
+    async def held_now(self, lease: Lease, run_id: str) -> tuple[Held, Json]:
+        """A run of this lease that is still its own, and the run as it is at this moment.
+
+        Raises NotLeased.
+        """
+        run_id = _uuid(run_id)
+        run, found = await self.run(run_id), self._seen.get(run_id)
+        if not found or found[1].state_id != run.get("state_id"):
+            self.forget(run_id)
+            found = await self._look(lease, run_id)
+        return _of(lease, found, writes=True), run
+
+    def moved(self, lease: Lease, held: Held, state: Mapping[str, Any]) -> None:
+        """Note that a run of this lease is in this new state, by the lease's own word."""
+        is_open, is_over = state["type"] != "SCHEDULED", state["type"] in FINAL_STATES
+        now = replace(held, is_open=is_open, is_over=is_over, state_id=state["id"])
+        self._know(held.run_id, (lease.id, now))
 
     def forget(self, run_id: str) -> None:
         """Ask Prefect again about this run: something has changed."""
-        for kept in (self._held, self._no_runs):
+        for kept in (self._held, self._seen, self._no_runs):
             kept.drop(run_id)
 
     async def run(self, run_id: str) -> Json:
@@ -219,7 +237,13 @@ class LeaseReader:
         holder, is_open = claim_in(states)
         is_over = bool(states) and states[-1]["type"] in FINAL_STATES
         job_id = job_id_of(run_id, run.get("idempotency_key"))
-        return self._held.put(run_id, (holder, Held(run_id, job_id, is_open, is_over, run)))
+        state_id = str(states[-1]["id"]) if states else ""
+        held = Held(run_id, job_id, is_open, is_over, state_id, run)
+        return self._know(run_id, (holder, held))
+
+    def _know(self, run_id: str, found: tuple[str, Held]) -> tuple[str, Held]:
+        self._seen.put(run_id, found)
+        return self._held.put(run_id, found)
 
     async def _drain_flow(self) -> str:
         if self._flow_id:
@@ -230,6 +254,15 @@ class LeaseReader:
             if exc.status != 404:
                 raise
             raise LeaseRefused from exc
+
+
+def _of(lease: Lease, found: tuple[str, Held], *, writes: bool) -> Held:
+    holder, held = found
+    if holder != lease.id:
+        raise NotLeased("This run was not handed to this lease.")
+    if writes and not held.is_open:
+        raise NotLeased("This run was taken from this lease.")
+    return held
 
 
 def _hash(token: str) -> str:

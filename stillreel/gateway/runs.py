@@ -69,7 +69,6 @@ async def no_labels(desk: Desk, lease: Lease, asked: Asked) -> Answered:
 async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered:
     """A claim of a run that waits, or the next state of one that was claimed."""
     run_id = asked.names["id"]
-    desk.leases.forget(run_id)  # a state is set by who has the run now
     body = only(asked.body, "state", "force")
     state = only(body.get("state"), *_STATE, "id", "timestamp")
     kind = bounds.text(state.get("type"), "a type of state")
@@ -77,8 +76,7 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
         raise NotLeased("A lease gives no right to this state.")
     if kind == "PENDING":
         return await _claim(desk, lease, run_id)
-    held = await desk.leases.held(lease, run_id, writes=True)
-    run = await desk.leases.run(run_id)
+    held, run = await desk.leases.held_now(lease, run_id)
     if kind not in FINAL_STATES and (_is_cancelled(run) or await desk.is_over(run)):
         return _aborted("This run has ended.")
     if kind == "CANCELLED" and not (_is_cancelled(run) or _is_late(run)):
@@ -105,7 +103,10 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
 def _note_state(
     desk: Desk, lease: Lease, held: Held, state: Json, has_video: bool, answer: Any
 ) -> None:
-    desk.leases.forget(held.run_id)
+    if answer.get("status") == "ACCEPT" and answer.get("state"):
+        desk.leases.moved(lease, held, answer["state"])
+    else:
+        desk.leases.forget(held.run_id)
     is_end = state["type"] in FINAL_STATES - {"CANCELLED"} and answer.get("status") == "ACCEPT"
     if is_end and not is_outage(state["type"], state["message"] or ""):
         desk.claims.ended(lease, has_video=has_video)
