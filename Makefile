@@ -12,7 +12,7 @@ override IMAGE := $(value IMAGE)
 override PROMPT := $(value PROMPT)
 export IMAGE PROMPT CHROMIUM
 
-.PHONY: help setup setup-dev demo up test test-integration test-drills drill drill-matrix test-browser lint format \
+.PHONY: help setup setup-dev demo up test test-integration test-drills drill drill-matrix drill-soak test-browser lint format \
 	types check wheel bench docs clean services test-api test-models test-gpu \
 	bench-models test-convex types-convex test-long
 .DELETE_ON_ERROR:
@@ -98,6 +98,9 @@ test-long: $(VENV)/.setup-dev ## Run the tests that CI leaves out (before a rele
 
 drill-matrix: $(VENV)/.setup-dev ## Kill each part in each stage of a job; goes on where it was (hours)
 	@$(BIN)/python -m tests.drills.matrix $(ARGS)
+
+drill-soak: $(VENV)/.setup-dev ## Many jobs on three hosts, and something dies every few seconds
+	@$(BIN)/python -m tests.drills.soak $(ARGS)
 
 test-browser: $(VENV)/.setup-dev ## Run the tests in a real browser (needs chromium)
 	@[ -x "$$CHROMIUM" ] || { \

@@ -10,8 +10,20 @@ from prefect.states import Cancelled
 
 from stillreel import form, hooks, job, keys
 from stillreel.artifacts import artifact_key, show_result
-from stillreel.errors import JobCancelled, JobExpired, ObjectMissing, StaleExecution
-from stillreel.execution import Execution, assert_current, current_execution, is_current
+from stillreel.errors import (
+    JobCancelled,
+    JobExpired,
+    ObjectMissing,
+    PrefectUnavailable,
+    StaleExecution,
+)
+from stillreel.execution import (
+    Execution,
+    assert_current,
+    current_execution,
+    is_current,
+    is_prefect_lost,
+)
 from stillreel.job import JobSpec, Video, spec_of
 from stillreel.jobs.record import EXPIRED_STATE
 from stillreel.lease_results import shared_results
@@ -99,9 +111,11 @@ def generate_video(
         return _carry_out(execution, spec)
     except (JobCancelled, JobExpired) as exc:
         return _leave_undone(execution, exc)
-    except Exception:  # the one place that decides whether this process may tell how the job ended
+    except Exception as exc:  # the one place that decides whether this process may tell of the end
         if is_engine_child() and not is_current(execution):
             leave()
+        if is_prefect_lost(exc):
+            raise PrefectUnavailable from exc
         raise
 
 

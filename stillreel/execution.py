@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException
 
@@ -80,6 +81,16 @@ def is_current(execution: Execution) -> bool:
     except (JobCancelled, JobExpired, PrefectUnavailable):
         return True
     return True
+
+
+def is_prefect_lost(error: Exception) -> bool:
+    """Whether Prefect's engine failed inside the flow because its server did not answer.
+
+    What our own code asks Prefect, storage and others ends in errors of ours.
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError | ConcurrencySlotAcquisitionError)
 
 
 def _started_late(run: FlowRun) -> bool:

@@ -89,6 +89,8 @@ class DeadRuns:
             except (PrefectRefused, PrefectUnavailable) as exc:
                 log.info("events are asked for again: %s", exc.message)
         now = self._clock()
+        if not alive:  # nobody has to be heard, and the keeper itself has not spoken either
+            self._heard_at = now
         if now - self._looked_at > BLIND_SECONDS:
             self._signs.clear()
             self._heard_at = now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -42,6 +42,7 @@ SERVERS = ("api", "prefect", "postgres", "redis", "storage")
 TARGETS = ("flow", *ON_HOST, "host", *SERVERS)
 STAGES = ("fetch", "infer", "encode", "upload", "notify")
 STAGE_SECONDS = 600.0
+RUN_VARIABLE = "PREFECT__FLOW_RUN_ID"
 _SECRET = "whsec_dGhlIG1hdHJpeCBvZiB0aGUgZHJpbGxzIQ=="
 
 
@@ -61,6 +62,7 @@ class Installation:
     receiver: Receiver
     api: httpx.Client
     prefect: httpx.Client
+    hosts: tuple[str, ...] = ("host",)
 
     def order(self, *, steps: int = 0) -> str:
         """The id of a new job with a small image and two seconds of video."""
@@ -116,20 +118,28 @@ class Installation:
         finally:
             client.close()
 
-    def processes(self, target: str, run_id: str) -> list[psutil.Process]:
+    def processes(self, target: str, run_id: str, *, host: str = "host") -> list[psutil.Process]:
         """The processes of a target; for a polite signal the first of them is meant."""
         if target == "flow":
-            return self._on_host(lambda p: p.environ().get("PREFECT__FLOW_RUN_ID") == run_id)
+            return self._on_host(host, lambda p: p.environ().get(RUN_VARIABLE) == run_id)
         if word := ON_HOST.get(target):
-            return self._on_host(lambda p: word in " ".join(p.cmdline()))
+            return self._on_host(host, lambda p: word in " ".join(p.cmdline()))
         root = psutil.Process(self._daemons()[target].process.pid)
-        if target == "host":
-            return [root, *self._on_host(lambda p: p.pid != root.pid)]
+        if target in self.hosts:
+            return [root, *self._on_host(target, lambda p: p.pid != root.pid)]
         return [root, *root.children(recursive=True)]
+
+    def runs_on(self, host: str) -> set[str]:
+        """The runs that have a process on a host."""
+        found = set[str]()
+        for process in self._on_host(host, lambda p: RUN_VARIABLE in p.environ()):
+            with suppress(psutil.Error, OSError):
+                found.add(process.environ()[RUN_VARIABLE])
+        return found
 
     def bring_back(self, target: str) -> None:
         """Start a server or the host again, once its processes have ended."""
-        if target in (*SERVERS, "host"):
+        if target in (*SERVERS, *self.hosts):
             self._daemons()[target].again()
 
     def revive(self) -> list[str]:
@@ -147,16 +157,24 @@ class Installation:
                 return self.api.get(f"/api/v1/jobs/{job_id}").raise_for_status().json()
         raise AssertionError
 
-    def wait_for_end(self, job_id: str) -> tuple[dict[str, Any], list[str]]:
+    def wait_for_end(
+        self, job_id: str, *, seconds: float = 2 * STAGE_SECONDS
+    ) -> tuple[dict[str, Any], list[str]]:
         """The job once it has ended and its end is delivered, and what had to be revived."""
         revived: list[str] = []
-        for _ in self._patiently(f"the end of {job_id}", seconds=2 * STAGE_SECONDS):
+        for _ in self._patiently(f"the end of {job_id}", seconds=seconds):
             revived += self.revive()
-            with suppress(httpx.HTTPError):
-                job = self.api.get(f"/api/v1/jobs/{job_id}").raise_for_status().json()
-                if job["delivery"] and job["delivery"]["status"] != "waiting":
-                    return job, revived
+            if job := self.ended(job_id):
+                return job, revived
         raise AssertionError
+
+    def ended(self, job_id: str) -> dict[str, Any] | None:
+        """The job, if it has ended and its end is delivered, and somebody says so."""
+        try:
+            job = self.api.get(f"/api/v1/jobs/{job_id}").raise_for_status().json()
+        except httpx.HTTPError:
+            return None
+        return job if job["delivery"] and job["delivery"]["status"] != "waiting" else None
 
     def tasks(self, run_id: str) -> dict[str, int]:
         """How often each task of a run was executed to its end, by Prefect."""
@@ -168,9 +186,21 @@ class Installation:
                 return dict(Counter(name.rpartition("-")[0] for name in done))
         raise AssertionError
 
+    def states(self, run_id: str) -> list[dict[str, Any]]:
+        """The states of a run, the oldest first."""
+        for _ in self._patiently("the states"):
+            with suppress(httpx.HTTPError):
+                given = {"flow_run_id": run_id}
+                found = (
+                    self.prefect.get("/flow_run_states/", params=given).raise_for_status().json()
+                )
+                return sorted(found, key=lambda state: state["timestamp"])
+        raise AssertionError
+
     def inferences(self, run_id: str) -> int:
-        """How often the inference server has finished the inference of a run."""
-        return self.compose.log("host").count(f"inferences of run {run_id} finished")
+        """How often one host's inference server has finished the inference of a run, at most."""
+        line = f"inferences of run {run_id} finished"
+        return max(self.compose.log(host).count(line) for host in self.hosts)
 
     def videos(self, job_id: str) -> list[str]:
         """The ETags of all versions of the video that were ever stored."""
@@ -188,8 +218,10 @@ class Installation:
         compose = self.compose
         return {**compose.beneath, "storage": self.storage.gateway, **compose.daemons}
 
-    def _on_host(self, is_wanted: Any) -> list[psutil.Process]:
-        home, found = str(self.compose.home("host")), list[psutil.Process]()
+    def _on_host(
+        self, host: str, is_wanted: Callable[[psutil.Process], bool]
+    ) -> list[psutil.Process]:
+        home, found = str(self.compose.home(host)), list[psutil.Process]()
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 if process.environ().get("STILLREEL_HOME") == home and is_wanted(process):
@@ -208,7 +240,9 @@ class Installation:
 
 
 @contextmanager
-def running_installation() -> Iterator[Installation]:
+def running_installation(
+    *, hosts: int = 1, preview_seconds_per_step: float = 0.75
+) -> Iterator[Installation]:
     """All of it, ready for orders. Start it from the main thread."""
     with ExitStack() as stack:
         storage = stack.enter_context(running_radosgw())
@@ -231,7 +265,7 @@ def running_installation() -> Iterator[Installation]:
             )
         )
         compose.beside = {
-            "STILLREEL_PREVIEW_SECONDS_PER_STEP": "0.75",
+            "STILLREEL_PREVIEW_SECONDS_PER_STEP": str(preview_seconds_per_step),
             "STILLREEL_ENCODE_THREADS": "1",
             "STILLREEL_ALLOW_ADDRESSES": f"127.0.0.1:{hears.port}",
         }
@@ -239,7 +273,10 @@ def running_installation() -> Iterator[Installation]:
         compose.start("services")
         compose.start("api")
         ports["api"] = compose.ports["api"]
-        compose.start("host")
+        names = tuple(f"host{n}" if n > 1 else "host" for n in range(1, hosts + 1))
+        for name in names:
+            compose.beside["STILLREEL_HOST_NAME"] = name
+            compose.start("host", instance=name.removeprefix("host"))
         key, auth = compose.env["STILLREEL_API_KEY"], compose.env["PREFECT_AUTH"].split(":")
         api = stack.enter_context(
             httpx.Client(
@@ -258,5 +295,5 @@ def running_installation() -> Iterator[Installation]:
             )
         )
         yield Installation(
-            compose, storage, bucket, before_storage, before_api, hears, api, prefect
+            compose, storage, bucket, before_storage, before_api, hears, api, prefect, names
         )

@@ -13,9 +13,10 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -33,6 +34,7 @@ from tests.drills.installation import (
     NeverCame,
     running_installation,
 )
+from tests.drills.outcome import HEAD, Outcome, look_at, to_row
 
 STOPPED_SECONDS = SILENCE_SECONDS + 30
 """For what has heartbeats: longer than anybody waits for one."""
@@ -59,25 +61,6 @@ class Cell:
     def is_long(self) -> bool:
         """Whether the inference outlasts all patience: what heartbeats need is taken away."""
         return self.stage == "infer" and self.target in ("prefect", "postgres", "redis")
-
-
-@dataclass
-class Outcome:
-    """What became of the job of one cell."""
-
-    cell: str
-    status: str = ""
-    attempt: int = 0
-    seconds: float = 0.0
-    """From the fault to the end that was told."""
-    inferences: int = 0
-    tasks: dict[str, int] = field(default_factory=dict[str, int])
-    videos: int = 0
-    """Versions of the stored video; the same file may have been stored twice."""
-    told: dict[str, int] = field(default_factory=dict[str, int])
-    revived: list[str] = field(default_factory=list[str])
-    wrong: list[str] = field(default_factory=list[str])
-    """The invariants that it breaks; the cell holds where there are none."""
 
 
 log = logging.getLogger(__name__)
@@ -127,16 +110,19 @@ def outage(
     installation.bring_back(cell.target)
 
 
-FAULTS: dict[str, Fault] = {"kill": kill, "term": end, "stop": stop, "outage": outage}
+FAULTS: dict[str, Fault] = {"kill": kill, "term": end, "outage": outage, "stop": stop}
 
 
 def cells() -> list[Cell]:
-    """All of them; what its host restarts at once is never away, and a flow has no second start."""
+    """All of them, the quick ones first.
+
+    What its host restarts at once is never away, and a flow has no second start.
+    """
     return [
         Cell(target, stage, fault)
+        for fault in FAULTS
         for stage in STAGES
         for target in TARGETS
-        for fault in FAULTS
         if not (fault == "outage" and (target == "flow" or target in ON_HOST))
     ]
 
@@ -152,15 +138,11 @@ def run_cell(cell: Cell, installation: Installation) -> Outcome:
         victims = installation.processes(cell.target, run_id)
         if not victims:
             raise NeverCame(f"a process of {cell.target}")
-        begin = monotonic()
+        begin, struck = monotonic(), datetime.now(UTC)
         FAULTS[cell.fault](installation, cell, victims, held.open if held else _nothing)
         job, found.revived = installation.wait_for_end(job_id)
         found.seconds = round(monotonic() - begin, 1)
-        found.status, found.attempt = job["status"], job["attempt"]
-        found.inferences, found.tasks = installation.inferences(run_id), installation.tasks(run_id)
-        etags = installation.videos(job_id)
-        found.videos, found.told = len(etags), installation.told(job_id)
-        found.wrong = list(_mistakes(found, job, etags))
+        look_at(found, installation, job, struck=struck)
     except NeverCame as exc:
         found.wrong = [f"never came: {exc}"]
     except Exception as exc:  # hours of other cells go on, and this one is red
@@ -170,20 +152,6 @@ def run_cell(cell: Cell, installation: Installation) -> Outcome:
         if held:
             held.open()
     return found
-
-
-def _mistakes(found: Outcome, job: dict[str, Any], etags: Sequence[str]) -> Iterable[str]:
-    """The invariants of DESIGN 6 that this outcome breaks."""
-    if found.status != "completed":
-        yield f"ended as {found.status}: {job['error']}"
-    if found.inferences != 1:
-        yield f"{found.inferences} inferences were computed to their end"
-    if again := {name: count for name, count in found.tasks.items() if count > 1}:
-        yield f"finished tasks ran again: {again}"
-    if len(set(etags)) != 1:
-        yield f"{len(set(etags))} different videos were stored"
-    if set(found.told) != {f"{job['job_id']}-r1"}:
-        yield f"told under {sorted(found.told)}"
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
@@ -202,20 +170,26 @@ def read_results(path: Path) -> list[Outcome]:
     return [Outcome(**json.loads(line)) for line in lines]
 
 
-def to_row(found: Outcome) -> str:
-    """One line of the table."""
-    tasks = " ".join(f"{name}:{count}" for name, count in sorted(found.tasks.items()))
-    told = sum(found.told.values())
-    verdict = "; ".join(found.wrong) or "held"
-    return (
-        f"| {found.cell} | {found.status} | {found.attempt} | {found.seconds:g} | "
-        f"{found.inferences} | {tasks} | {found.videos} | {len(found.told)} x {told} | {verdict} |"
-    )
+def _shard(text: str) -> tuple[int, int]:
+    """Which part, of how many; several runs beside each other may share a file of results."""
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError(text)
+    return number, of
 
 
-HEAD = """\
-| cell | status | attempt | seconds | inferences | tasks to their end | videos | told | |
-|---|---|---|---|---|---|---|---|---|"""
+def to_summary(known: Collection[Outcome]) -> str:
+    """Cells that held of those that were tried, and the longest recovery, by target and fault."""
+    lines = [f"| | {' | '.join(FAULTS)} |", f"|---{'|---' * len(FAULTS)}|"]
+    for target in TARGETS:
+        row = [target]
+        for fault in FAULTS:
+            found = [o for o in known if re.fullmatch(f"{target}/.*/{fault}", o.cell)]
+            held = [o for o in found if not o.wrong]
+            worst = max((o.seconds for o in held), default=0.0)
+            row.append(f"{len(held)} / {len(found)}, {worst:.0f} s" if found else "")
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -223,11 +197,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of JSON lines")
     parser.add_argument("--only", default="", help="cells whose name has this regular expression")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), help="2/3: the second of three")
     parser.add_argument("--limit", type=int, default=0, help="so many cells at most")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     given = parser.parse_args()
     known = {found.cell: found for found in read_results(given.results)}
-    todo = [cell for cell in cells() if re.search(given.only, cell.name)]
+    number, of = given.shard
+    todo = [cell for cell in cells()[number - 1 :: of] if re.search(given.only, cell.name)]
     todo = [cell for cell in todo if cell.name not in known or known[cell.name].wrong]
     if todo and not given.table:
         given.results.parent.mkdir(parents=True, exist_ok=True)
@@ -241,6 +217,7 @@ def main() -> int:
     print(f"\n{len(known)} of {len(cells())} cells tried\n{HEAD}")
     for found in known.values():
         print(to_row(found))
+    print(f"\nheld / tried, longest recovery:\n{to_summary(known.values())}")
     return 1 if any(found.wrong for found in known.values()) else 0
 
 

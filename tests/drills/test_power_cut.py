@@ -32,8 +32,11 @@ def test_after_a_power_cut_all_jobs_that_waited_and_ran_complete() -> None:
             for run_id in (running, *waiting):
                 run = second.wait_for_end(run_id, timeout=900)
                 assert run["state_type"] == "COMPLETED", run["state"]["message"]
-                assert all(
-                    len(states) == states.count("Cached") + 1
-                    for states in outcomes(second, run_id).values()
-                )
+                # Prefect writes what tasks did some seconds later: the cut may take an end with it.
+                again = {
+                    task: states
+                    for task, states in outcomes(second, run_id).items()
+                    if len(states) - states.count("Cached") > 1
+                }
+                assert again == {}
             assert computed + inferences_finished(second, running) == 1
