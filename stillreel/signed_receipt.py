@@ -76,7 +76,7 @@ def read_public_key(text: str) -> PublicKey:
         Ed25519PublicKey.from_public_bytes(raw)
     except (ValueError, KeyError, TypeError, binascii.Error) as exc:
         raise RequestRejected(
-            "this is no public key of receipts; take what GET /receipt-key of the API answers"
+            "this is no public key of receipts; take what GET /api/v1/receipt-key answers"
         ) from exc
     return PublicKey(raw)
 
@@ -93,7 +93,7 @@ def open_envelope(envelope: Any, key: PublicKey) -> dict[str, Any]:
         signers = [str(each.get("keyid", "")) for each in envelope["signatures"]]
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as exc:
         raise RequestRejected(
-            "this is no signed receipt; take what GET /receipts/{job_id} of the API answers "
+            "this is no signed receipt; take what GET /api/v1/jobs/{job_id}/receipt answers "
             "(the receipt.json in storage is not signed)"
         ) from exc
     if not is_ours or not any(_is_by(key, payload, signature) for signature in signatures):

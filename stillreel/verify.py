@@ -88,7 +88,7 @@ def _key(http: httpx.Client, path: Path | None) -> tuple[PublicKey, str]:
     if path:
         return read_public_key(_text(path)), str(path)
     server = Server.find()
-    return read_public_key(_ask(http, server, "/receipt-key")), server.url
+    return read_public_key(_ask(http, server, "/api/v1/receipt-key")), server.url
 
 
 def _envelope(
@@ -99,7 +99,7 @@ def _envelope(
         text = _text(source)
     else:
         job_id = job_id or job_of(path)
-        text = _ask(http, Server.find(), f"/receipts/{job_id}")
+        text = _ask(http, Server.find(), f"/api/v1/jobs/{job_id}/receipt")
     try:
         return json.loads(text)
     except ValueError as exc:

@@ -16,7 +16,7 @@ MISSING = "Missing authorization header"
 INVALID = "Invalid API key"
 
 
-OPEN = ("/health", "/receipt-key", "/files/", "/problems/", "/webhook/complete")
+OPEN = ("/health", "/api/v1/receipt-key", "/files/", "/problems/", "/webhook/complete")
 """What needs no API key: nothing secret, or a signature or token of its own."""
 
 

@@ -47,13 +47,13 @@ _ENVELOPE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/receipt-key", response_class=Response, responses=_KEY)
+@router.get("/api/v1/receipt-key", response_class=Response, responses=_KEY)
 async def receipt_key(request: Request) -> Response:
     """The public key that signed receipts are verified with; needs no API key."""
     return json_response(SigningKey(services_of(request).secret).public.to_json())
 
 
-@router.get("/receipts/{job_id}", response_class=Response, responses=_ENVELOPE)
+@router.get("/api/v1/jobs/{job_id}/receipt", response_class=Response, responses=_ENVELOPE)
 async def signed_receipt(job_id: str, request: Request, caller: Reader) -> Response:
     """The signed receipt of a completed job, as a DSSE envelope.
 

@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.api.conftest import KEY, Api
 from tests.api.outside import assert_serves
 
-OPEN = {"/health", "/receipt-key", "/files/{key}", "/webhook/complete", "/metrics"}
+OPEN = {"/health", "/api/v1/receipt-key", "/files/{key}", "/webhook/complete", "/metrics"}
 """No key of an owner is asked for: open, or with something of their own."""
 EXAMPLES = 8
 EVENTS = "GET /api/v1/jobs/{job_id}/events"

@@ -25,8 +25,8 @@ def storage_of(api: Api) -> LocalStorage:
 
 def signed(api: Api, job_id: str) -> dict[str, Any]:
     """What the API's key has signed."""
-    key = read_public_key(httpx.get(f"{api.url}/receipt-key", trust_env=False).text)
-    answer = api.client.get(f"/receipts/{job_id}")
+    key = read_public_key(httpx.get(f"{api.url}/api/v1/receipt-key", trust_env=False).text)
+    answer = api.client.get(f"/api/v1/jobs/{job_id}/receipt")
     assert answer.status_code == 200, answer.text
     return open_envelope(answer.json(), key)
 
@@ -35,7 +35,7 @@ def test_a_receipt_is_signed_and_verifies_and_a_changed_video_gets_none(
     api: Api, inference_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = api.submit()["job_id"]
-    assert api.client.get(f"/receipts/{job_id}").status_code == 409, "it has not ended"
+    assert api.client.get(f"/api/v1/jobs/{job_id}/receipt").status_code == 409, "it has not ended"
     assert api.execute(job_id).is_completed()
     storage = storage_of(api)
 
@@ -56,11 +56,12 @@ def test_a_receipt_is_signed_and_verifies_and_a_changed_video_gets_none(
 
     storage.delete(kept)
     storage.put_bytes(output_key(job_id, "output.mp4"), b"another", content_type="video/mp4")
-    answer = api.client.get(f"/receipts/{job_id}")
+    answer = api.client.get(f"/api/v1/jobs/{job_id}/receipt")
     assert (answer.status_code, answer.json()["code"]) == (409, "video_changed")
     assert storage.head(kept) is None
 
 
 def test_receipts_of_others_are_not_there(api: Api) -> None:
-    assert api.client.get("/receipts/job_00000000000000000000000000000000").status_code == 404
-    assert httpx.get(f"{api.url}/receipts/job_1", trust_env=False).status_code == 401
+    missing = "/api/v1/jobs/job_00000000000000000000000000000000/receipt"
+    assert api.client.get(missing).status_code == 404
+    assert httpx.get(f"{api.url}/api/v1/jobs/job_1/receipt", trust_env=False).status_code == 401

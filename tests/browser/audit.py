@@ -1,26 +1,32 @@
-"""What a page owes to people who do not see it well: names, and contrast, as a browser has them."""
+"""What a page owes to people who do not see it well, or do not use a mouse: as a browser has it."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from axe_playwright_python.sync_playwright import Axe
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-NAMED = "button|link|textbox|searchbox|combobox|spinbutton|slider|checkbox|img|progressbar|dialog"
-_NAMELESS = re.compile(rf"^\s*- (?:{NAMED})(?!\w)(?! \")[^\n]*$", re.MULTILINE)
+HARMFUL = ("serious", "critical")
 
 
-def nameless(page: Page) -> list[str]:
-    """The lines of the accessibility tree about what can be used or seen and has no name."""
-    return _NAMELESS.findall(page.locator("body").aria_snapshot())
+def barriers(page: Page) -> list[str]:
+    """What axe finds serious or critical on the page, a line for each element."""
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['html'][:160]}"
+        for rule in Axe().run(page).response["violations"]
+        if rule["impact"] in HARMFUL
+        for node in rule["nodes"]
+    ]
 
 
 def faint(page: Page) -> list[str]:
     """The texts whose contrast is below WCAG's AA: 4.5, or 3 where they are large.
 
-    Texts over pictures are passed over: those lie on a shade of their own.
+    Also in drawings (SVG), of which axe leaves some undecided. Texts over pictures are passed over:
+    those lie on a shade of their own.
     """
     return page.evaluate(_FAINT)
 

@@ -11,11 +11,12 @@ import pytest
 from stillreel.job import JobSpec
 from stillreel.models.motions import MOTIONS
 from stillreel.models.styles import get_styles
+from tests.browser.conftest import SCREENSHOTS
 from tests.services.postgres import create_database
 from tests.stack import Stack, running_stack
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, FloatRect, Locator, Page
 
     from tests.browser.conftest import Shoot
 
@@ -27,6 +28,8 @@ CHOICES = {
 }
 TASKS = ["fetch-image", "infer", "encode", "upload", "notify"]
 PROMPT = "slow pan right over the lake"
+FRAMES, AT_REST = 100, 5
+"""Pictures of a graph within which it comes to rest, and how many alike say that it has."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,10 @@ def test_the_page_of_a_run_shows_its_five_tasks(
     for task in TASKS:
         page.get_by_text(re.compile(f"^{task}-")).first.wait_for()
     page.locator("canvas").first.wait_for()  # the graph
+    lay_out_graph(page)
     shoot("prefect-run")
+    graph = bounds(page.locator("canvas").first)
+    page.screenshot(path=SCREENSHOTS / "prefect-graph.png", clip=graph)
 
 
 def test_a_run_shows_its_progress_and_a_page_with_poster_and_facts(
@@ -121,6 +127,29 @@ def test_a_run_shows_its_progress_and_a_page_with_poster_and_facts(
     assert "Progress: 100%" in shown["progress"]
     assert "output.mp4" in shown["result"]
     assert "1280 x 720, 1.04 s at 24 fps" in shown["result"]
+
+
+def lay_out_graph(page: Page, layout: str = "Dependency grid") -> None:
+    """Have all of the graph in view, and wait until it moves no more."""
+    recenter = page.locator("button:has(svg.lucide-crosshair)")
+    recenter.locator("xpath=following::button[2]").click()
+    page.get_by_text(layout, exact=True).click()
+    page.keyboard.press("Escape")
+    page.get_by_text(layout, exact=True).wait_for(state="hidden")
+    graph, seen = bounds(page.locator("canvas").first), [b""]
+    for _ in range(FRAMES):
+        recenter.click()  # a layout that ends after it would be out of view
+        seen.append(page.screenshot(clip=graph))
+        if len(seen) > AT_REST and len(set(seen[-AT_REST:])) == 1:
+            return
+    raise AssertionError("the graph does not come to rest")
+
+
+def bounds(element: Locator) -> FloatRect:
+    """Where it is in the window."""
+    box = element.bounding_box()
+    assert box
+    return box
 
 
 def make_from_form(page: Page, stack: Stack) -> None:

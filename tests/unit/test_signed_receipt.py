@@ -166,7 +166,7 @@ def test_another_video_is_not_verified(
 @pytest.fixture
 def served(envelope: Envelope, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     """Verifies this file with an API that has the receipt; the paths that were asked for."""
-    table = {"/receipt-key": KEY.public.to_json(), f"/receipts/{JOB}": envelope}
+    table = {"/api/v1/receipt-key": KEY.public.to_json(), f"/api/v1/jobs/{JOB}/receipt": envelope}
 
     def act(exchange: Exchange) -> None:
         body = table.get(exchange.handler.path)
@@ -186,8 +186,8 @@ def served(envelope: Envelope, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
 def test_receipt_and_key_come_from_the_api(
     video: Path, served: Callable[..., list[str]], files: tuple[Path, Path]
 ) -> None:
-    assert served(str(video)) == ["/receipt-key", f"/receipts/{JOB}"]
-    assert served(str(video), "--key", str(files[1])) == [f"/receipts/{JOB}"]
+    assert served(str(video)) == ["/api/v1/receipt-key", f"/api/v1/jobs/{JOB}/receipt"]
+    assert served(str(video), "--key", str(files[1])) == [f"/api/v1/jobs/{JOB}/receipt"]
 
 
 @pytest.mark.parametrize("content", [b"neither", b"", b"{not json", b"{}"])

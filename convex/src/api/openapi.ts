@@ -236,6 +236,49 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/receipt-key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Receipt Key
+         * @description The public key that signed receipts are verified with; needs no API key.
+         */
+        get: operations["receipt_key_api_v1_receipt_key_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/jobs/{job_id}/receipt": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Signed Receipt
+         * @description The signed receipt of a completed job, as a DSSE envelope.
+         *
+         *     It is signed when it is first asked for, after the stored video was found to have the SHA-256
+         *     that the receipt says, and kept beside it.
+         */
+        get: operations["signed_receipt_api_v1_jobs__job_id__receipt_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/jobs/{job_id}/redeliver": {
         parameters: {
             query?: never;
@@ -2025,6 +2068,48 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DownloadTarget"];
+                };
+            };
+        };
+    };
+    receipt_key_api_v1_receipt_key_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The key. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
+                };
+            };
+        };
+    };
+    signed_receipt_api_v1_jobs__job_id__receipt_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A DSSE envelope. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/vnd.dsse.envelope.v1+json": Record<string, never>;
                 };
             };
         };
