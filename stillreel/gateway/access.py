@@ -69,11 +69,7 @@ class RunAccess:
     def read(self, key: str) -> None:
         checked_key(key)
         is_image = key == self.image_key and key.startswith("inputs/")
-        if (
-            not is_image
-            and not key.startswith(self._folders)
-            and not result_task(key, self.run_id)
-        ):
+        if not is_image and not key.startswith(self._folders) and not result_task(key, self.run_id):
             raise NotLeased("This object belongs to no run of this lease.")
 
     def list(self, prefix: str) -> None:

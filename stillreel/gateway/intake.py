@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import shutil
 import time
@@ -21,6 +22,7 @@ from stillreel.errors import (
     RequestRejected,
     ResultRefused,
     StaleExecution,
+    StillreelError,
     StorageError,
     TooManyRequests,
 )
@@ -59,7 +61,7 @@ class Intake:
     door: Door
     _sent: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Since when, and how many bytes, by lease."""
-    _taken: OrderedDict[str, tuple[str, asyncio.Task[ObjectInfo]]] = field(
+    _taken: OrderedDict[str, tuple[str, asyncio.Task[ObjectInfo | StillreelError]]] = field(
         default_factory=OrderedDict
     )
     """By temporary key: whose it is, and what becomes of it."""
@@ -93,14 +95,17 @@ class Intake:
         _, task = self._taken.get(ticket.temp) or ("", None)
         if task is None:
             self._make_room(visit.lease)
-            task = asyncio.create_task(self._take(visit, ticket))
+            task = asyncio.create_task(self._outcome(visit, ticket))
             self._taken[ticket.temp] = visit.lease, task
         await asyncio.wait({task}, timeout=seconds)
         if not task.done():
             return None
-        if not isinstance(task.exception(), ResultRefused | None):
+        error = task.exception() or task.result()
+        if not isinstance(error, ResultRefused | ObjectInfo):
             self._taken.pop(ticket.temp, None)  # another try may end better
-        return task.result()
+        if isinstance(found := task.result(), ObjectInfo):
+            return found
+        raise copy.copy(found)  # it may be told again, and what it passes through stays with it
 
     async def take_bytes(
         self, visit: Visit, key: str, content_type: str, data: bytes
@@ -121,6 +126,14 @@ class Intake:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _outcome(self, visit: Visit, ticket: Ticket) -> ObjectInfo | StillreelError:
+        """What becomes of it; an error comes bare, for its traceback holds all that was read."""
+        try:
+            return await self._take(visit, ticket)
+        except StillreelError as exc:
+            exc.__cause__ = exc.__context__ = None
+            return exc.with_traceback(None)
 
     async def _take(self, visit: Visit, ticket: Ticket) -> ObjectInfo:
         slot = visit.access.write(ticket.key, ticket.content_type, ticket.size)

@@ -24,6 +24,9 @@ from stillreel.models.registry import configured, get_model
 from stillreel.settings import Settings
 from stillreel.storage import ObjectInfo, Storage
 
+HEADER_BYTES = 65_536
+"""Most that a safetensors file of ours has before its numbers: names, the shot, a few words."""
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -152,7 +155,7 @@ def _check_latents(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, 10_000_000):
+        if not 2 <= length <= min(size - 8, HEADER_BYTES):
             raise ResultRefused("it is no safetensors file")
         try:
             head = json.loads(file.read(length))

@@ -75,12 +75,12 @@ class Desk:
         self.door.lease = lease
         return await self.door.enter(TOKEN, self.door.hand(job_id, SPEC), writes=True)
 
-    def arrived(self, visit: Visit, key: str = "", *, size: int = len(LATENTS)) -> Ticket:
+    def arrived(self, visit: Visit, key: str = "", *, data: bytes = LATENTS) -> Ticket:
         """An upload of latents that was PUT."""
         key = key or latents_key(visit.job_id, DIGEST)
         temp = f"temp/{visit.job_id}/{visit.lease}-{visit.run_id}"
-        self.storage.put_bytes(temp, LATENTS, content_type=OCTETS)
-        return Ticket(visit.lease, visit.run_id, key, OCTETS, size, temp)
+        self.storage.put_bytes(temp, data, content_type=OCTETS)
+        return Ticket(visit.lease, visit.run_id, key, OCTETS, len(data), temp)
 
 
 @asynccontextmanager
@@ -235,6 +235,29 @@ def test_a_job_that_ends_while_another_object_of_it_is_stored_takes_no_more(tmp_
 
     asyncio.run(come())
     assert storage.head(KINDS[1][0]) is None
+
+
+@pytest.mark.parametrize("header", [b"[1]", b'{"a":[' + b"{}," * 33_333 + b"{}]}"])
+def test_a_refusal_is_told_again_and_keeps_nothing_of_what_was_read(
+    header: bytes, tmp_path: Path
+) -> None:
+    storage = LocalStorage(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            data = len(header).to_bytes(8, "little") + header + bytes(100)
+            ticket = made.arrived(visit, data=data)
+            for _ in range(2):
+                with pytest.raises(ResultRefused, match="no safetensors"):
+                    await made.intake.take(visit, ticket, seconds=60)
+            ((_, task),) = made.intake._taken.values()
+            kept = task.result()
+            assert isinstance(kept, ResultRefused)
+            assert (kept.__traceback__, kept.__cause__, kept.__context__) == (None, None, None)
+
+    asyncio.run(come())
+    assert list(storage.list("")) == []
 
 
 class Overtaken(LocalStorage):
