@@ -94,10 +94,12 @@ async def put(request: Request, run_id: str, key: Key) -> dict[str, Any]:
 
 @router.post("/uploads")
 async def allow_upload(request: Request, run_id: str) -> dict[str, Any]:
-    """Where to PUT an object of exactly this type and length."""
+    """Where to PUT an object of exactly this type and length; the object that stays as it is."""
     services, visit = services_of(request), await _enter(request, run_id, writes=True)
     order = await read_small_body(request, UploadOrder)
-    _intake(request).allow(visit, order.key, order.content_type, order.size)
+    kept = await _intake(request).allow(visit, order.key, order.content_type, order.size)
+    if kept:
+        return _told(kept)
 
     def link_of(key: str) -> str:
         return services.upload_url(

@@ -19,6 +19,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from stillreel.errors import (
+    NotLeased,
     RequestRejected,
     ResultRefused,
     StaleExecution,
@@ -43,7 +44,7 @@ WAITING = 16
 """Uploads of one lease that may wait for their turn."""
 LEASE_BYTES, LEASE_SECONDS = 100_000_000_000, 86_400.0
 """That a lease may send to one API process in this time, so that a host cannot fill the storage: a
-video of 60 MB each minute is less."""
+video of 60 MB each minute is less. As much may be brought here: each time counts."""
 KEPT = 1000
 WITH_PRICE = ("receipt", "result")
 """What says where it was made, and what that costs."""
@@ -60,7 +61,7 @@ class Intake:
     settings: Settings
     door: Door
     _sent: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Since when, and how many bytes, by lease."""
+    """Since when, and how many bytes, by lease and way."""
     _taken: OrderedDict[str, tuple[str, asyncio.Task[ObjectInfo | StillreelError]]] = field(
         default_factory=OrderedDict
     )
@@ -76,16 +77,22 @@ class Intake:
         # Of its own: what takes long here keeps nobody else of the API waiting.
         self._threads = ThreadPoolExecutor(AT_ONCE + SMALL_AT_ONCE, thread_name_prefix="arrival")
 
-    def allow(self, visit: Visit, key: str, content_type: str, size: int) -> None:
-        """Nothing, where an upload of this length may come.
+    async def allow(
+        self, visit: Visit, key: str, content_type: str, size: int
+    ) -> ObjectInfo | None:
+        """Nothing, where an upload of this length may come; what a completed job has stays there.
 
-        Raises NotLeased, ResultRefused for more than the order comes to, TooManyRequests.
+        Raises NotLeased, ResultRefused for more than the order comes to, StaleExecution,
+        TooManyRequests.
         """
         slot = visit.access.write(key, content_type, size)
         if slot.content in ("film", "teaser") and size > (most := self._looks.bytes_max(visit)):
             name = key.rpartition("/")[2]
             raise ResultRefused(f"{name} is refused: it has more than {most:,} bytes")
+        if info := await self._if_settled(visit, key):
+            return info
         self._count(visit.lease, size)
+        return None
 
     async def take(self, visit: Visit, ticket: Ticket, *, seconds: float) -> ObjectInfo | None:
         """The object that an upload has become; None while it is being looked at.
@@ -139,16 +146,21 @@ class Intake:
         slot = visit.access.write(ticket.key, ticket.content_type, ticket.size)
         async with self._turn(visit):
             try:
-                with self._folder() as folder:
-                    path = Path(folder, "object")
-                    if taken := await self._in_thread(bring, self.storage, ticket, path):
-                        return taken
-                    info = await self._accept(visit, ticket.key, slot, path)
-            except ResultRefused:
+                info = await self._if_settled(visit, ticket.key)
+                info = info or await self._bring(visit, ticket, slot)
+            except (ResultRefused, StaleExecution, NotLeased):  # it will be no other the next time
                 await self._in_thread(self._forget, ticket)
                 raise
             await self._in_thread(self._forget, ticket)
             return info
+
+    async def _bring(self, visit: Visit, ticket: Ticket, slot: Slot) -> ObjectInfo:
+        self._count(f"{visit.lease} brought", ticket.size)
+        with self._folder() as folder:
+            path = Path(folder, "object")
+            if taken := await self._in_thread(bring, self.storage, ticket, path):
+                return taken
+            return await self._accept(visit, ticket.key, slot, path)
 
     async def _accept(self, visit: Visit, key: str, slot: Slot, path: Path) -> ObjectInfo:
         """Raises ResultRefused, with the name of what is refused."""
@@ -157,9 +169,8 @@ class Intake:
             terms = await self.door.terms(visit) if slot.content in WITH_PRICE else None
             look = partial(self._looks.look, visit, key, slot, path, terms)
             store = await self._in_thread(look)
-            if info := await self._if_completed(visit, key):
+            if info := await self._if_settled(visit, key):
                 return info
-            await self.door.is_current(visit)
             return await self._in_thread(store)
         except (ResultRefused, RequestRejected, StaleExecution) as exc:
             facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
@@ -168,13 +179,14 @@ class Intake:
                 raise
             raise ResultRefused(f"{name} is refused: {exc.message}") from exc
 
-    async def _if_completed(self, visit: Visit, key: str) -> ObjectInfo | None:
+    async def _if_settled(self, visit: Visit, key: str) -> ObjectInfo | None:
         """What is stored already, once the job is completed: nothing of it is changed any more.
 
-        Raises StaleExecution where nothing is.
+        Raises StaleExecution where nothing is, or the run is not this host's any more; NotLeased.
         """
         receipt = output_key(visit.job_id, "receipt.json")
         if await self._in_thread(self.storage.head, receipt) is None:
+            await self.door.is_current(visit)
             return None
         info = await self._in_thread(self.storage.head, key)
         if info is None:
@@ -188,7 +200,7 @@ class Intake:
             log.warning("what has arrived is not deleted: %s", exc.message)
 
     def _count(self, lease: str, size: int) -> None:
-        """Note that this lease sends so many bytes. Raises TooManyRequests."""
+        """Note so many bytes more of this lease. Raises TooManyRequests."""
         now = time.monotonic()
         if len(self._sent) > KEPT:
             old = [name for name, (at, _) in self._sent.items() if now - at > LEASE_SECONDS]
@@ -198,7 +210,9 @@ class Intake:
         if now - since > LEASE_SECONDS:
             since, sent = now, 0
         if sent + size > LEASE_BYTES:
-            raise TooManyRequests(f"One lease sends at most {LEASE_BYTES:,} bytes a day.")
+            raise TooManyRequests(
+                f"One lease sends at most {LEASE_BYTES:,} bytes a day, and has as many looked at."
+            )
         self._sent[lease] = since, sent + size
 
     def _make_room(self, lease: str) -> None:

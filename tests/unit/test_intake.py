@@ -13,7 +13,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from stillreel.errors import ObjectMissing, ResultRefused, StaleExecution, TooManyRequests
+from stillreel.errors import (
+    ObjectMissing,
+    ResultRefused,
+    StaleExecution,
+    StorageUnavailable,
+    TooManyRequests,
+)
 from stillreel.gateway import intake as intake_module
 from stillreel.gateway.intake import AT_ONCE, WAITING, Intake
 from stillreel.gateway.uploads import PART_BYTES, Ticket, begin, bring
@@ -143,9 +149,9 @@ def test_a_video_larger_than_its_order_comes_to_is_not_sent_at_all(tmp_path: Pat
     async def come() -> None:
         async with desk(LocalStorage(tmp_path / "storage"), tmp_path) as made:
             visit, key = await made.visit(), output_key(JOB, "output.mp4")
-            made.intake.allow(visit, key, "video/mp4", 1_000_000)
+            await made.intake.allow(visit, key, "video/mp4", 1_000_000)
             with pytest.raises(ResultRefused, match=r"output.mp4 is refused: it has more than"):
-                made.intake.allow(visit, key, "video/mp4", 100_000_000)
+                await made.intake.allow(visit, key, "video/mp4", 100_000_000)
 
     asyncio.run(come())
 
@@ -161,14 +167,14 @@ def test_what_a_lease_sends_is_counted_over_all_its_runs(
                 visit = await made.visit(f"job_{n:012}")
                 key = latents_key(visit.job_id, DIGEST)
                 if n < 2:
-                    made.intake.allow(visit, key, OCTETS, size)
+                    await made.intake.allow(visit, key, OCTETS, size)
                     continue
                 with pytest.raises(TooManyRequests):
-                    made.intake.allow(visit, key, OCTETS, size)
+                    await made.intake.allow(visit, key, OCTETS, size)
                 with pytest.raises(TooManyRequests):
                     await made.intake.take_bytes(visit, key, OCTETS, bytes(size))
                 other = await made.visit(visit.job_id, lease="lease-2")
-                made.intake.allow(other, key, OCTETS, size)
+                await made.intake.allow(other, key, OCTETS, size)
 
     asyncio.run(come())
 
@@ -260,6 +266,56 @@ def test_a_refusal_is_told_again_and_keeps_nothing_of_what_was_read(
     assert list(storage.list("")) == []
 
 
+@pytest.mark.parametrize("end", ["completed", "ended or deleted"])
+def test_what_came_for_a_job_that_has_ended_is_not_brought_here(end: str, tmp_path: Path) -> None:
+    storage = Held(tmp_path / "storage")  # whoever brings something waits for ever
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit, receipt = await made.visit(), output_key(JOB, "receipt.json")
+            ticket = made.arrived(visit)
+            made.door.is_taken = end != "completed"
+            if end == "completed":
+                storage.put_bytes(receipt, b"{}", content_type="application/json")
+            with pytest.raises(StaleExecution):
+                await made.intake.allow(visit, ticket.key, OCTETS, ticket.size)
+            with pytest.raises(StaleExecution):
+                await made.intake.take(visit, ticket, seconds=60)
+            assert storage.head(ticket.temp) is None
+            storage.put_bytes(receipt, b"{}", content_type="application/json")
+            info = storage.put_bytes(ticket.key, LATENTS, content_type=OCTETS)
+            assert await made.intake.allow(visit, ticket.key, OCTETS, ticket.size) == info
+
+    asyncio.run(come())
+    assert storage.at_work == 0
+
+
+def test_each_time_that_an_upload_is_brought_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "LEASE_BYTES", 2 * len(LATENTS))
+    storage = Unready(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            ticket = made.arrived(visit)
+            for _ in range(2):
+                with pytest.raises(StorageUnavailable):
+                    await made.intake.take(visit, ticket, seconds=60)
+            with pytest.raises(TooManyRequests):
+                await made.intake.take(visit, ticket, seconds=60)
+
+    asyncio.run(come())
+
+
+class Unready(LocalStorage):
+    """A directory that takes no file now."""
+
+    def put_file(self, key: str, path: Path, *, content_type: str) -> ObjectInfo:
+        raise StorageUnavailable(f"{key}, {path.name}, {content_type}: not now")
+
+
 class Overtaken(LocalStorage):
     """A directory in which another process takes what has arrived first."""
 
@@ -280,6 +336,7 @@ def test_an_upload_that_was_taken_already_is_told_again(
     async def come() -> None:
         async with desk(storage, tmp_path) as made, desk(storage, tmp_path / "other") as other:
             visit = await made.visit()
+            other.door.orders = made.door.orders
             ticket = made.arrived(visit)
             first = await made.intake.take(visit, ticket, seconds=60)
             assert first is not None
