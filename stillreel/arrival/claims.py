@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from stillreel.errors import RequestRejected, ResultRefused
 from stillreel.gateway.visit import Terms
 from stillreel.job import JobSpec, Latents, Prepared, Shot
-from stillreel.keys import latents_key, source_key
+from stillreel.keys import lent_key, source_key
 from stillreel.models.base import ModelSpec
 from stillreel.models.shots import resolve
 from stillreel.receipt import cost_usd
@@ -218,7 +218,7 @@ def _check_prepared(found: Prepared, job_id: str, spec: JobSpec, model: ModelSpe
 
 def _check_latents(found: Latents, job_id: str) -> None:
     """Raises ResultRefused for latents that name another job's object, or odd numbers."""
-    if not re.fullmatch(re.escape(latents_key(job_id, "X")).replace("X", _DIGEST), found.key):
+    if not re.fullmatch(re.escape(lent_key(job_id, "X")).replace("X", _DIGEST), found.key):
         raise ResultRefused("the latents are another job's")
     if found.reused_from:
         raise ResultRefused("a rented host takes no other job's latents")

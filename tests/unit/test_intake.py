@@ -25,7 +25,7 @@ from stillreel.gateway.intake import AT_ONCE, WAITING, Intake
 from stillreel.gateway.uploads import PART_BYTES, Ticket, begin, bring
 from stillreel.gateway.visit import Visit
 from stillreel.job import JobSpec
-from stillreel.keys import latents_key, output_key, source_key
+from stillreel.keys import lent_key, output_key, source_key
 from stillreel.settings import CONCERNS, Settings
 from stillreel.storage import LocalStorage, ObjectInfo
 from stillreel.storage_s3 import Bucket as S3Bucket
@@ -83,7 +83,7 @@ class Desk:
 
     def arrived(self, visit: Visit, key: str = "", *, data: bytes = LATENTS) -> Ticket:
         """An upload of latents that was PUT."""
-        key = key or latents_key(visit.job_id, DIGEST)
+        key = key or lent_key(visit.job_id, DIGEST)
         temp = f"temp/{visit.job_id}/{visit.lease}-{visit.run_id}"
         self.storage.put_bytes(temp, data, content_type=OCTETS)
         return Ticket(visit.lease, visit.run_id, key, OCTETS, len(data), temp)
@@ -111,7 +111,7 @@ def test_uploads_take_turns_and_keep_nobody_else_waiting(tmp_path: Path) -> None
                 assert await asyncio.to_thread(storage.begun.acquire, timeout=60)
             # What came with its request goes on meanwhile, and so does all else of the API.
             small = await made.visit("job_small0000000")
-            key = latents_key(small.job_id, DIGEST)
+            key = lent_key(small.job_id, DIGEST)
             assert (await made.intake.take_bytes(small, key, OCTETS, LATENTS)).key == key
             assert storage.at_work == AT_ONCE
             storage.go_on.set()
@@ -165,7 +165,7 @@ def test_what_a_lease_sends_is_counted_over_all_its_runs(
         async with desk(LocalStorage(tmp_path / "storage"), tmp_path) as made:
             for n, size in enumerate((400, 400, 201)):
                 visit = await made.visit(f"job_{n:012}")
-                key = latents_key(visit.job_id, DIGEST)
+                key = lent_key(visit.job_id, DIGEST)
                 if n < 2:
                     await made.intake.allow(visit, key, OCTETS, size)
                     continue
@@ -181,7 +181,7 @@ def test_what_a_lease_sends_is_counted_over_all_its_runs(
 
 KINDS = [
     (source_key(JOB), "image/png", PNG),
-    (latents_key(JOB, DIGEST), OCTETS, LATENTS),
+    (lent_key(JOB, DIGEST), OCTETS, LATENTS),
 ]
 
 
@@ -208,7 +208,7 @@ def test_nothing_of_a_job_that_has_ended_is_stored(
 
 
 def test_what_a_completed_job_has_stays_as_it_is(tmp_path: Path) -> None:
-    storage, key = LocalStorage(tmp_path / "storage"), latents_key(JOB, DIGEST)
+    storage, key = LocalStorage(tmp_path / "storage"), lent_key(JOB, DIGEST)
 
     async def come() -> None:
         async with desk(storage, tmp_path) as made:
@@ -322,7 +322,7 @@ class Overtaken(LocalStorage):
     def get_file(self, key: str, path: Path) -> None:
         data = self.get_bytes(key)
         self.delete(key)
-        self.put_bytes(latents_key(JOB, DIGEST), data, content_type=OCTETS)
+        self.put_bytes(lent_key(JOB, DIGEST), data, content_type=OCTETS)
         super().get_file(key, path)
 
 
@@ -347,7 +347,7 @@ def test_an_upload_that_was_taken_already_is_told_again(
                 await other.intake.take(visit, short, seconds=60)
 
     asyncio.run(come())
-    assert storage.get_bytes(latents_key(JOB, DIGEST)) == LATENTS
+    assert storage.get_bytes(lent_key(JOB, DIGEST)) == LATENTS
 
 
 def test_parts_that_were_joined_already_are_told_again(moto_url: str, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_parts_that_were_joined_already_are_told_again(moto_url: str, tmp_path: 
     bucket.client.create_bucket(Bucket="arrivals")
     size = PART_BYTES + len(LATENTS)
     temp, name, parts = begin(bucket, JOB, content_type=OCTETS, size=size, link=str)
-    ticket = Ticket("lease-1", "run", latents_key(JOB, DIGEST), OCTETS, size, temp, name)
+    ticket = Ticket("lease-1", "run", lent_key(JOB, DIGEST), OCTETS, size, temp, name)
     with pytest.raises(ObjectMissing):
         bring(bucket, ticket, tmp_path / "early")
     for part, data in zip(parts, (bytes(PART_BYTES), LATENTS), strict=True):

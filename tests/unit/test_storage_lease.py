@@ -24,7 +24,7 @@ from stillreel.errors import (
 from stillreel.gateway.access import SMALL_BYTES
 from stillreel.gateway.uploads import PART_BYTES
 from stillreel.job import Clip, JobSpec, Latents, Prepared, SourceImage
-from stillreel.keys import latents_key, output_key, source_key
+from stillreel.keys import lent_key, output_key, source_key
 from stillreel.models.base import Decoded
 from stillreel.models.registry import get_model
 from stillreel.models.shots import resolve
@@ -77,7 +77,7 @@ def receipt_of(clip: Encoded, **changes: Any) -> bytes:
         has_audio=False, decode_gpu_seconds=1.0, encode_seconds=2.0, encoder="libx264",
     )  # fmt: skip
     latents = Latents(
-        key=latents_key(JOB, DIGEST), sha256="0" * 64, size=9, seconds={"gpu": 3.0}, host_price=0.5
+        key=lent_key(JOB, DIGEST), sha256="0" * 64, size=9, seconds={"gpu": 3.0}, host_price=0.5
     )
     from datetime import UTC, datetime
 
@@ -139,7 +139,7 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
     host.put_bytes(source_key(JOB), PNG + bytes(SMALL_BYTES), content_type="image/png")
     path = tmp_path / "latents"
     path.write_bytes(LATENTS + bytes(PART_BYTES))
-    key = latents_key(JOB, DIGEST)
+    key = lent_key(JOB, DIGEST)
     assert host.put_file(key, path, content_type="application/octet-stream").size > PART_BYTES
     host.get_file(key, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
@@ -205,7 +205,7 @@ def test_what_is_not_as_ordered_reaches_nobody(
         (output_key(JOB, "poster.jpg"), clip.poster.read_bytes(), "image/jpeg", "come first"),
         (output_key(JOB, "receipt.json"), receipt_of(clip), "application/json", "come first"),
         (source_key(JOB), b"GIF89a", "image/png", "no PNG"),
-        (latents_key(JOB, DIGEST), b"\x80\x04cos\nsystem", "application/octet-stream", "safeten"),
+        (lent_key(JOB, DIGEST), b"\x80\x04cos\nsystem", "application/octet-stream", "safeten"),
     ]
     for key, data, content_type, told in refused:
         with pytest.raises(ResultRefused, match=told):
@@ -357,7 +357,7 @@ def prepared(**changes: Any) -> Prepared:
 
 
 def latents(**changes: Any) -> Latents:
-    given = {"key": latents_key(JOB, DIGEST), "sha256": "0" * 64, "size": 9, "seconds": {"gpu": 1}}
+    given = {"key": lent_key(JOB, DIGEST), "sha256": "0" * 64, "size": 9, "seconds": {"gpu": 1}}
     return Latents.model_validate({**given, **changes})
 
 
@@ -387,7 +387,7 @@ EVIL = "subprocess.getoutput"
         ("infer", b"{}"),
         ("infer", json.dumps({"result": '{"__exc_type__": "x", "message": ""}'}).encode()),
         ("infer", record_of({"key": {"__class__": EVIL}}, "stillreel.job.Latents")),
-        ("infer", record_of(latents(key=latents_key(OTHER, DIGEST)), "stillreel.job.Latents")),
+        ("infer", record_of(latents(key=lent_key(OTHER, DIGEST)), "stillreel.job.Latents")),
         ("infer", record_of(latents(key=f"inputs/{OTHER}/input.png"), "stillreel.job.Latents")),
         ("infer", record_of(latents(key=f"latents/{JOB}/../x"), "stillreel.job.Latents")),
         ("infer", record_of(latents(reused_from=OTHER), "stillreel.job.Latents")),

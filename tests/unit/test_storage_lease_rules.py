@@ -14,7 +14,7 @@ from stillreel.gateway.access import RunAccess
 from stillreel.gateway.door import terms_in
 from stillreel.gateway.lease import CLAIM, Lease
 from stillreel.gateway.uploads import Ticket, unseal
-from stillreel.keys import latents_key, output_key, source_key
+from stillreel.keys import lent_key, output_key, source_key
 
 JOB, OTHER = "job_0123456789ab", "job_ba9876543210"
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -27,7 +27,7 @@ MINE = [
     f"inputs/{JOB}/input-0123.jpg",
     "inputs/shared/picture.png",
     source_key(JOB),
-    latents_key(JOB, DIGEST),
+    lent_key(JOB, DIGEST),
     output_key(JOB, "receipt.json"),
     RESULT,
     f"results/fetch-image-1-{RUN}-ff",
@@ -35,7 +35,7 @@ MINE = [
 THEIRS = [
     f"inputs/{OTHER}/input.png",
     "inputs/shared/other.png",
-    latents_key(OTHER, DIGEST),
+    lent_key(OTHER, DIGEST),
     output_key(OTHER, "output.mp4"),
     f"outputs/{JOB}x/output.mp4",
     f"outputs/{JOB.upper()}/output.mp4",
@@ -64,7 +64,7 @@ TRICKS = [
 ]
 SLOTS = {
     source_key(JOB): "image/png",
-    latents_key(JOB, DIGEST): "application/octet-stream",
+    lent_key(JOB, DIGEST): "application/octet-stream",
     output_key(JOB, "output.mp4"): "video/mp4",
     output_key(JOB, "teaser.mp4"): "video/mp4",
     output_key(JOB, "poster.jpg"): "image/jpeg",
@@ -77,9 +77,10 @@ NO_SLOTS = [
     "inputs/shared/picture.png",
     f"outputs/{JOB}/page.html",
     f"outputs/{JOB}/output.mp4/x",
-    f"latents/{JOB}/{DIGEST}.json",
-    f"latents/{JOB}/{DIGEST[:-1]}.safetensors",
-    f"latents/{JOB}/x/{DIGEST}.safetensors",
+    f"latents/{JOB}/{DIGEST}.safetensors",
+    f"latents/{JOB}/lent/{DIGEST}.json",
+    f"latents/{JOB}/lent/{DIGEST[:-1]}.safetensors",
+    f"latents/{JOB}/lent/x/{DIGEST}.safetensors",
 ]
 
 
