@@ -9,7 +9,7 @@ from stillreel import __version__
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Shot
 
 
-def without_texts(spec: JobSpec, *, embed_prompt: bool) -> JobSpec:
+def withouttexts(spec: JobSpec, *, embed_prompt: bool) -> JobSpec:
     """The order as file and receipt may tell of it: this host may leave all prompts out."""
     return spec if embed_prompt else spec.model_copy(update={"embed_prompt": False})
 
@@ -53,7 +53,7 @@ def write_receipt(
             "plan": latents.plan,
         },
         "input": {
-            **_texts(spec, shot),
+            **texts(spec, shot),
             "image_sha256": prepared.source.original_sha256 if prepared.source else None,
         },
         "video": {
@@ -88,7 +88,7 @@ def write_receipt(
     }
 
 
-def _texts(spec: JobSpec, shot: Shot) -> dict[str, str | None]:
+def texts(spec: JobSpec, shot: Shot) -> dict[str, str | None]:
     """What the caller said, and what the model read of it; nothing where it is to be kept out."""
     if not spec.embed_prompt:
         return dict.fromkeys(("prompt", "style", "camera", "model_prompt"))

@@ -72,7 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
             keeper = Keeper(services)
             app.state.services, app.state.keeper = services, keeper
             desk = Desk(api, installation=settings.fleet.installation)
-            door = LeaseDoor(api, desk.leases, services.reader, installation=desk.installation)
+            door = LeaseDoor(desk, services.reader)
             app.state.desk, app.state.intake = desk, Intake(services.storage, settings, door)
             app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)
             app.state.checks = health.Checks(services)

@@ -319,6 +319,7 @@ def take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         ("os.kill(os.getpid(), 11)", "ends the process"),
         ("os._exit(0)", "ends the process"),
         ("print('{}'); os._exit(1)", "ends the process"),
+        ("os.write(1, b'[' * 50_000); os._exit(0)", "ends the process"),
     ],
 )
 def test_a_probe_that_is_taken_over_ends(

@@ -87,7 +87,10 @@ def receipt_of(clip: Encoded, **changes: Any) -> bytes:
     )  # fmt: skip
     for name, value in changes.items():
         group, _, field = name.partition("__")
-        told[group][field] = value
+        if field:
+            told[group][field] = value
+        else:
+            told[group] = value
     return json.dumps(told).encode()
 
 
@@ -145,6 +148,8 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
     lies = {"cost__usd": 999.0, "cost__usd_per_hour": 99.0, "cost__host": "another"}
+    lies |= {"model__seed": 77, "model__steps": 999, "model__preset": "other", "model__version": ""}
+    lies |= {"input__camera": "none", "input__model_prompt": "another"}
     put_all(host, clip, video__width=7, video__key="outputs/other", cost__remote_usd=9.0, **lies)
 
     assert api.storage.get_bytes(output_key(JOB, "output.mp4")) == clip.video.read_bytes()
@@ -155,7 +160,8 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
     cost = receipt["cost"]
     assert (cost["host"], cost["usd_per_hour"], cost["remote_usd"]) == ("rented-1", 0.5, 0)
     assert cost["usd"] == round(4.0 * 0.5 / 3600, 6)
-    assert receipt["input"]["prompt"] == SPEC.prompt
+    honest = json.loads(receipt_of(clip))
+    assert (receipt["model"], receipt["input"]) == (honest["model"], honest["input"])
     left = [i.key for i in api.storage.list("temp/")]
     assert left == [f"temp/{JOB}/film.json"]
 
@@ -181,7 +187,8 @@ def test_a_completed_job_is_not_changed_any_more(
         ({"took__gpu_seconds": 3600}, "3600 s of the GPU"),
         ({"cost__remote_usd": float("nan")}, "cost.remote_usd"),
         ({"cost__remote_usd": "free"}, "cost.remote_usd"),
-        ({"model__seed": None}, "model.seed"),
+        ({"model__dtype": None}, "model.dtype"),
+        ({"warnings": ["\ud800"]}, "no JSON"),
         ({"took__infer_seconds": {str(n): 1.0 for n in range(50)}}, "took.infer_seconds"),
     ],
 )
@@ -374,6 +381,18 @@ def test_a_result_is_written_anew(api: Lender, host: LeaseStorage) -> None:
         assert host.get_bytes(key) != data
 
 
+@pytest.mark.parametrize("metadata", [[1], "x", None, 7])
+def test_what_a_record_says_about_itself_counts_for_nothing(
+    api: Lender, host: LeaseStorage, metadata: Any
+) -> None:
+    record = json.loads(record_of(latents(), "stillreel.job.Latents"))
+    key = result_key(host, "infer")
+    data = json.dumps(record | {"metadata": metadata}).encode()
+    host.put_bytes(key, data, content_type="application/octet-stream")
+    stored = json.loads(api.storage.get_bytes(key))["metadata"]
+    assert stored["storage_key"] == key.rpartition("/")[2]
+
+
 EVIL = "subprocess.getoutput"
 
 
@@ -385,6 +404,9 @@ EVIL = "subprocess.getoutput"
         ("infer", b"\x80\x04\x95"),
         ("infer", b"[" * 50_000),
         ("infer", b"{}"),
+        ("infer", json.dumps({"result": "\ud800"}).encode()),
+        ("infer", record_of(latents(dtype="x"), "stillreel.job.Latents").replace(b"x", b"\\ud800")),
+        ("infer", record_of({"seconds": {"\ud800": "x"}}, "stillreel.job.Latents")),
         ("infer", json.dumps({"result": '{"__exc_type__": "x", "message": ""}'}).encode()),
         ("infer", record_of({"key": {"__class__": EVIL}}, "stillreel.job.Latents")),
         ("infer", record_of(latents(key=lent_key(OTHER, DIGEST)), "stillreel.job.Latents")),
