@@ -18,6 +18,8 @@ SMALL_BYTES = 65_536
 """So much is sent with the request itself; for more there are signed URLs."""
 TEMP_FOLDER = "temp/"
 """Where what arrives lies until it was looked at."""
+BY_UPLOAD = ("video/mp4", "image/jpeg")
+"""What is decoded comes by an upload, however small: it waits for its turn, and no request does."""
 SHARED_RESULTS = ("fetch-image", "infer")
 """Tasks whose results another host goes on with. Those of encode name files of their own host, and
 a job whose upload has ended is completed."""
@@ -26,7 +28,7 @@ _MB = 1_000_000
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _RESULT = re.compile(
     rf"{RESULT_FOLDER}/(?P<task>{'|'.join(SHARED_RESULTS)})-({'|'.join(map(str, RESULT_VERSIONS))})"
-    r"-(?P<run>[0-9a-f-]{36})-[0-9a-f]+"
+    r"-(?P<run>[0-9a-f-]{36})-[0-9a-f]{1,64}"
 )
 
 

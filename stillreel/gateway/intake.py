@@ -7,10 +7,10 @@ import copy
 import logging
 import shutil
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,13 +27,13 @@ from stillreel.errors import (
     StorageError,
     TooManyRequests,
 )
-from stillreel.gateway.access import Slot
+from stillreel.gateway.access import BY_UPLOAD, Slot
 from stillreel.gateway.looks import Looks
 from stillreel.gateway.uploads import Ticket, bring
 from stillreel.gateway.visit import Door, Visit
 from stillreel.keys import output_key
 from stillreel.settings import Settings
-from stillreel.storage import ObjectInfo, Storage
+from stillreel.storage import ObjectInfo, Storage, check_room
 
 AT_ONCE = 2
 """Uploads that are brought here and looked at at a time, no two of them of one lease: each takes a
@@ -45,6 +45,9 @@ WAITING = 16
 LEASE_BYTES, LEASE_SECONDS = 100_000_000_000, 86_400.0
 """That a lease may send to one API process in this time, so that a host cannot fill the storage: a
 video of 60 MB each minute is less. As much may be brought here: each time counts."""
+WAIT_SECONDS = 20.0
+"""A request waits so long for its turn, or for the look at what has arrived; proxies hang up on
+longer ones."""
 KEPT = 1000
 WITH_PRICE = ("receipt", "result")
 """What says where it was made, and what that costs."""
@@ -70,6 +73,8 @@ class Intake:
     _small_turns: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(SMALL_AT_ONCE)
     )
+    _small_waiting: Counter[str] = field(default_factory=Counter)
+    """Requests that wait for their turn, by lease."""
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
@@ -86,11 +91,13 @@ class Intake:
         TooManyRequests.
         """
         slot = visit.access.write(key, content_type, size)
-        if slot.content in ("film", "teaser") and size > (most := self._looks.bytes_max(visit)):
-            name = key.rpartition("/")[2]
-            raise ResultRefused(f"{name} is refused: it has more than {most:,} bytes")
-        if info := await self._if_settled(visit, key):
-            return info
+        with _named(visit, key):
+            if size > (most := self._looks.bytes_max(visit, slot)):
+                raise ResultRefused(f"it has more than {most:,} bytes")
+            if info := await self._if_settled(visit, key):
+                return info
+            await self._in_thread(self._looks.check_count, key, slot)
+        await self._in_thread(check_room, self.settings.host.home, size)
         self._count(visit.lease, size)
         return None
 
@@ -117,14 +124,38 @@ class Intake:
     async def take_bytes(
         self, visit: Visit, key: str, content_type: str, data: bytes
     ) -> ObjectInfo:
-        """The same for a small object that came with its request."""
+        """The same for a small object that came with its request, which waits for its turn.
+
+        Raises NotLeased for what has to come by an upload.
+        """
         slot = visit.access.write(key, content_type, len(data))
+        if content_type in BY_UPLOAD:
+            raise NotLeased(f"What is {content_type} comes by an upload, however small.")
         self._count(visit.lease, len(data))
-        async with self._turn(visit, is_small=slot.content not in ("film", "teaser", "still")):
+        async with AsyncExitStack() as turn:
+            with self._waiting(visit.lease):
+                try:
+                    async with asyncio.timeout(WAIT_SECONDS):
+                        await turn.enter_async_context(self._turn(visit, is_small=True))
+                except TimeoutError as exc:
+                    raise TooManyRequests("Others have their turn; ask again later.") from exc
             with self._folder() as folder:
                 path = Path(folder, "object")
                 await self._in_thread(path.write_bytes, data)
                 return await self._accept(visit, key, slot, path)
+
+    @contextmanager
+    def _waiting(self, lease: str) -> Iterator[None]:
+        """Count a request for as long as it waits. Raises TooManyRequests where too many do."""
+        if self._small_waiting[lease] >= WAITING:
+            raise TooManyRequests(f"{WAITING} requests of this lease wait already.")
+        self._small_waiting[lease] += 1
+        try:
+            yield
+        finally:
+            self._small_waiting[lease] -= 1
+            if not self._small_waiting[lease]:
+                del self._small_waiting[lease]
 
     async def aclose(self) -> None:
         """Stop looking; whoever sent it asks again."""
@@ -156,6 +187,7 @@ class Intake:
 
     async def _bring(self, visit: Visit, ticket: Ticket, slot: Slot) -> ObjectInfo:
         self._count(f"{visit.lease} brought", ticket.size)
+        await self._in_thread(check_room, self.settings.host.home, ticket.size)
         with self._folder() as folder:
             path = Path(folder, "object")
             if taken := await self._in_thread(bring, self.storage, ticket, path):
@@ -164,20 +196,14 @@ class Intake:
 
     async def _accept(self, visit: Visit, key: str, slot: Slot, path: Path) -> ObjectInfo:
         """Raises ResultRefused, with the name of what is refused."""
-        name = key.rpartition("/")[2]
-        try:
+        with _named(visit, key):
+            await self._in_thread(self._looks.check_count, key, slot)
             terms = await self.door.terms(visit) if slot.content in WITH_PRICE else None
             look = partial(self._looks.look, visit, key, slot, path, terms)
             store = await self._in_thread(look)
             if info := await self._if_settled(visit, key):
                 return info
             return await self._in_thread(store)
-        except (ResultRefused, RequestRejected, StaleExecution) as exc:
-            facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
-            log.warning("result refused", extra=facts | {"reason": exc.message})
-            if isinstance(exc, StaleExecution):
-                raise
-            raise ResultRefused(f"{name} is refused: {exc.message}") from exc
 
     async def _if_settled(self, visit: Visit, key: str) -> ObjectInfo | None:
         """What is stored already, once the job is completed: nothing of it is changed any more.
@@ -262,3 +288,17 @@ class Intake:
     async def _in_thread(self, work: Callable[..., _T], *args: object) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(work, *args))
+
+
+@contextmanager
+def _named(visit: Visit, key: str) -> Iterator[None]:
+    """Have refusals logged, and tell what is refused. Raises ResultRefused, StaleExecution."""
+    name = key.rpartition("/")[2]
+    try:
+        yield
+    except (ResultRefused, RequestRejected, StaleExecution) as exc:
+        facts = {"lease": visit.lease, "job_id": visit.job_id, "object": name}
+        log.warning("result refused", extra=facts | {"reason": exc.message})
+        if isinstance(exc, StaleExecution):
+            raise
+        raise ResultRefused(f"{name} is refused: {exc.message}") from exc

@@ -13,7 +13,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from stillreel import storage as storage_module
 from stillreel.errors import (
+    DiskFull,
+    NotLeased,
     ObjectMissing,
     ResultRefused,
     StaleExecution,
@@ -22,6 +25,7 @@ from stillreel.errors import (
 )
 from stillreel.gateway import intake as intake_module
 from stillreel.gateway.intake import AT_ONCE, WAITING, Intake
+from stillreel.gateway.looks import KEPT_MOST
 from stillreel.gateway.uploads import PART_BYTES, Ticket, begin, bring
 from stillreel.gateway.visit import Visit
 from stillreel.job import JobSpec
@@ -314,6 +318,79 @@ class Unready(LocalStorage):
 
     def put_file(self, key: str, path: Path, *, content_type: str) -> ObjectInfo:
         raise StorageUnavailable(f"{key}, {path.name}, {content_type}: not now")
+
+
+def test_a_job_has_few_latents_of_a_size_and_a_run_few_results(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            for n in range(KEPT_MOST["latents"]):
+                await made.intake.take_bytes(visit, lent_key(JOB, f"{n:032}"), OCTETS, LATENTS)
+            await made.intake.take_bytes(visit, lent_key(JOB, f"{0:032}"), OCTETS, LATENTS)
+            with pytest.raises(ResultRefused, match="of this kind already"):
+                await made.intake.take_bytes(visit, lent_key(JOB, DIGEST), OCTETS, LATENTS)
+            with pytest.raises(ResultRefused, match="of this kind already"):
+                await made.intake.allow(visit, lent_key(JOB, DIGEST), OCTETS, 10)
+            with pytest.raises(ResultRefused, match="more than"):
+                await made.intake.allow(visit, lent_key(JOB, f"{0:032}"), OCTETS, 100_000_000)
+            for n in range(KEPT_MOST["result"]):
+                key = f"results/infer-2-{visit.run_id}-{n:x}"
+                storage.put_bytes(key, b"{}", content_type=OCTETS)
+            key = f"results/infer-2-{visit.run_id}-ff"
+            with pytest.raises(ResultRefused, match="of this kind already"):
+                await made.intake.take_bytes(visit, key, OCTETS, b"{}")
+
+    asyncio.run(come())
+    assert len(list(storage.list(f"latents/{JOB}/"))) == KEPT_MOST["latents"]
+
+
+def test_nothing_comes_where_the_disk_is_nearly_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "FREE_BYTES", 10**18)
+
+    async def come() -> None:
+        async with desk(LocalStorage(tmp_path / "storage"), tmp_path) as made:
+            visit = await made.visit()
+            ticket = made.arrived(visit)
+            with pytest.raises(DiskFull):
+                await made.intake.allow(visit, ticket.key, OCTETS, ticket.size)
+            with pytest.raises(DiskFull):
+                await made.intake.take(visit, ticket, seconds=60)
+
+    asyncio.run(come())
+
+
+def test_what_comes_with_a_request_waits_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "WAIT_SECONDS", 0.05)
+    storage = Slow(tmp_path / "storage")
+
+    async def come() -> None:
+        async with desk(storage, tmp_path) as made:
+            visit = await made.visit()
+            first = asyncio.create_task(made.intake.take_bytes(visit, *KINDS[0]))
+            assert await asyncio.to_thread(storage.begun.wait, 60)
+            with pytest.raises(TooManyRequests, match="ask again later"):
+                await made.intake.take_bytes(visit, *KINDS[1])
+            monkeypatch.setattr(intake_module, "WAIT_SECONDS", 600)
+            others = [
+                asyncio.create_task(made.intake.take_bytes(visit, *KINDS[1]))
+                for _ in range(WAITING)
+            ]
+            await asyncio.sleep(0)  # each has come to its lock
+            with pytest.raises(TooManyRequests, match="wait already"):
+                await made.intake.take_bytes(visit, *KINDS[1])
+            for name, kind in (("output.mp4", "video/mp4"), ("poster.jpg", "image/jpeg")):
+                with pytest.raises(NotLeased, match="by an upload"):
+                    await made.intake.take_bytes(visit, output_key(JOB, name), kind, b"x")
+            storage.go_on.set()
+            await asyncio.gather(first, *others)
+
+    asyncio.run(come())
 
 
 class Overtaken(LocalStorage):
