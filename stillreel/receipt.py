@@ -9,7 +9,7 @@ from stillreel import __version__
 from stillreel.job import Clip, JobSpec, Latents, Prepared, Shot
 
 
-def withouttexts(spec: JobSpec, *, embed_prompt: bool) -> JobSpec:
+def without_texts(spec: JobSpec, *, embed_prompt: bool) -> JobSpec:
     """The order as file and receipt may tell of it: this host may leave all prompts out."""
     return spec if embed_prompt else spec.model_copy(update={"embed_prompt": False})
 

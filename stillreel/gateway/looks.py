@@ -21,6 +21,7 @@ from stillreel.job import JobSpec
 from stillreel.keys import output_key
 from stillreel.models.base import ModelSpec
 from stillreel.models.registry import configured, get_model
+from stillreel.receipt import without_texts
 from stillreel.settings import Settings
 from stillreel.storage import ObjectInfo, Storage
 
@@ -129,7 +130,7 @@ class Looks:
         return checked_receipt(
             data,
             job_id=visit.job_id,
-            spec=spec,
+            spec=without_texts(spec, embed_prompt=self.settings.host.embed_prompt),
             model=model,
             note=note,
             objects=objects,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -434,6 +435,8 @@ def test_parts_that_were_joined_already_are_told_again(moto_url: str, tmp_path: 
     bucket.client.create_bucket(Bucket="arrivals")
     size = PART_BYTES + len(LATENTS)
     temp, name, parts = begin(bucket, JOB, content_type=OCTETS, size=size, link=str)
+    seconds = parse_qs(urlsplit(parts[-1].url).query)["X-Amz-Expires"]
+    assert seconds == [str(900 + size // 500_000)]
     ticket = Ticket("lease-1", "run", lent_key(JOB, DIGEST), OCTETS, size, temp, name)
     with pytest.raises(ObjectMissing):
         bring(bucket, ticket, tmp_path / "early")
