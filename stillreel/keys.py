@@ -31,6 +31,15 @@ def latents_key(job_id: str, digest: str) -> str:
     return f"latents/{job_id}/{digest}.safetensors"
 
 
+def lent_key(job_id: str, digest: str) -> str:
+    """Where latents are kept that a host with lent storage made; other hosts take none from there.
+
+    What such a file says of itself is its host's word. What another host goes by is the result of
+    the task, which was compared with the order.
+    """
+    return f"latents/{job_id}/lent/{digest}.safetensors"
+
+
 def reuse_key(owner: str, digest: str) -> str:
     """Where the latest latents of an owner with this digest are noted."""
     folder = f"owners/{owner}" if owner else "nobody"

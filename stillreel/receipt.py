@@ -53,7 +53,7 @@ def write_receipt(
             "plan": latents.plan,
         },
         "input": {
-            **_texts(spec, shot),
+            **texts(spec, shot),
             "image_sha256": prepared.source.original_sha256 if prepared.source else None,
         },
         "video": {
@@ -88,7 +88,7 @@ def write_receipt(
     }
 
 
-def _texts(spec: JobSpec, shot: Shot) -> dict[str, str | None]:
+def texts(spec: JobSpec, shot: Shot) -> dict[str, str | None]:
     """What the caller said, and what the model read of it; nothing where it is to be kept out."""
     if not spec.embed_prompt:
         return dict.fromkeys(("prompt", "style", "camera", "model_prompt"))

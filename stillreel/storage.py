@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import mimetypes
 import os
 import shutil
@@ -34,6 +35,8 @@ KEY_LIMIT = 512
 """Bytes of UTF-8; S3 and R2 take 1024."""
 BYTES_LIMIT = 64 * 1024**2
 """Largest object that `get_bytes` reads into memory."""
+FREE_BYTES = 1_000_000_000
+"""So much of a disk is left free by what strangers send."""
 URL_SECONDS_LIMIT = 7 * 86400
 """The longest that S3 and R2 accept for a signed URL."""
 
@@ -162,18 +165,27 @@ def guess_type(key: str) -> str:
 
 @contextmanager
 def replacing(
-    path: Path, *, parts: Path | None = None, refused: type[StillreelError] = OutputUnwritable
+    path: Path,
+    *,
+    parts: Path | None = None,
+    name: str = "",
+    refused: type[StillreelError] = OutputUnwritable,
 ) -> Iterator[BinaryIO]:
     """A new file that becomes `path`, safe on the disk, when the block ends without an error.
 
-    It is written in the directory `parts`, by default beside `path`. Raises DiskFull, `refused`.
+    It is written in the directory `parts`, by default beside `path`; under this name only one is
+    written at a time. Raises DiskFull, `refused`, StorageUnavailable while another one is.
     """
-    part = (parts or path.parent) / f".{uuid4().hex}.part"
+    part = (parts or path.parent) / f".{name or uuid4().hex}.part"
     try:
         for folder in (path.parent, part.parent):
             folder.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open("xb") as file:
+            file = part.open("xb")
+        except FileExistsError as exc:
+            raise StorageUnavailable("It is being written already; try again later.") from exc
+        try:
+            with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -210,12 +222,13 @@ class LocalStorage:
             file.write(data)
         return self._stored(key)
 
-    def replacing(self, key: str) -> AbstractContextManager[BinaryIO]:
+    def replacing(self, key: str, *, alone: bool = False) -> AbstractContextManager[BinaryIO]:
         """A new file that becomes the object when the block ends without an error.
 
-        Raises DiskFull.
+        `alone`: by no other writer at the same time. Raises DiskFull, StorageUnavailable.
         """
-        return replacing(self.path(key), parts=self._parts, refused=StorageRefused)
+        name = hashlib.sha256(key.encode()).hexdigest() if alone else ""
+        return replacing(self.path(key), parts=self._parts, name=name, refused=StorageRefused)
 
     def get_file(self, key: str, path: Path) -> None:
         with self._open(key) as source, replacing(path) as file:
@@ -290,6 +303,17 @@ class LocalStorage:
                 raise missing(key) from exc
             with file:
                 yield file
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Nothing, where the disk has room for so many bytes of others and stays usable.
+
+    Raises DiskFull.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    if shutil.disk_usage(folder).free < size + FREE_BYTES:
+        raise DiskFull("There is not enough room on this disk now; send it again later.")
 
 
 def missing(key: str) -> ObjectMissing:

@@ -27,7 +27,7 @@ from stillreel.errors import (
     StorageRefused,
     StorageUnavailable,
 )
-from stillreel.gateway.access import SMALL_BYTES
+from stillreel.gateway.access import BY_UPLOAD, SMALL_BYTES
 from stillreel.storage import (
     BYTES_LIMIT,
     ObjectInfo,
@@ -68,7 +68,7 @@ class LeaseStorage:
         checked_key(key)
         with path.open("rb") as file:
             size = path.stat().st_size
-            if size <= SMALL_BYTES:
+            if size <= SMALL_BYTES and content_type not in BY_UPLOAD:
                 return self._put_small(key, file.read(SMALL_BYTES + 1), content_type)
             return self._retrying(lambda: self._upload(key, file, size, content_type))
 
@@ -76,7 +76,7 @@ class LeaseStorage:
         from io import BytesIO
 
         checked_key(key)
-        if len(data) <= SMALL_BYTES:
+        if len(data) <= SMALL_BYTES and content_type not in BY_UPLOAD:
             return self._put_small(key, data, content_type)
         return self._retrying(lambda: self._upload(key, BytesIO(data), len(data), content_type))
 
@@ -156,6 +156,8 @@ class LeaseStorage:
     def _upload(self, key: str, file: BinaryIO, size: int, content_type: str) -> ObjectInfo:
         order = {"key": key, "content_type": content_type, "size": size}
         allowed = self._ask("POST", "/uploads", json=order)
+        if "key" in allowed:  # the job is completed: nothing of it is changed any more
+            return _info(allowed)
         file.seek(0)
         for part in allowed["parts"]:
             self._put_part(key, part, file)

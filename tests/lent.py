@@ -78,7 +78,7 @@ class GivenDoor:
         await self.enter(visit.token, visit.run_id)
 
     async def terms(self, visit: Visit) -> Terms:  # noqa: ARG002
-        return Terms("rented-1", 0.5, self.claimed_at, self.claimed_at)
+        return Terms("rented-1", 0.5, self.claimed_at)
 
 
 class Lender:

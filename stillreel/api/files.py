@@ -14,8 +14,10 @@ from stillreel.api.problems import PROBLEMS
 from stillreel.api.services import services_of
 from stillreel.api.stored_file import RANGES, StoredFile
 from stillreel.errors import BodyTooLarge, BodyTooSlow, Forbidden, NotThere, RequestRejected
+from stillreel.gateway.access import TEMP_FOLDER
+from stillreel.gateway.uploads import URL_SECONDS
 from stillreel.links import Links
-from stillreel.storage import LocalStorage, missing
+from stillreel.storage import LocalStorage, check_room, missing
 
 START_SECONDS = 30.0
 SLOWEST = 16_000
@@ -92,9 +94,16 @@ async def upload_file(
         )
     if not size and int(length) > (limit := services_of(request).settings.fetch.image_max_bytes):
         raise BodyTooLarge(f"The body has {length} bytes; at most {limit:,} are allowed.")
+    # What lies under temp/ comes from rented hosts: one at a time by each link, and not for long.
+    is_lent = key.startswith(TEMP_FOLDER)
+    seconds = START_SECONDS + int(length) / SLOWEST
+    if is_lent:
+        seconds = min(seconds, URL_SECONDS)
+        await run_in_threadpool(check_room, storage.root, int(length))
     with ExitStack() as stack:
-        file = await run_in_threadpool(lambda: stack.enter_context(storage.replacing(key)))
-        await _receive(request, file, int(length))
+        opened = storage.replacing(key, alone=is_lent)
+        file = await run_in_threadpool(stack.enter_context, opened)
+        await _receive(request, file, int(length), seconds=seconds)
         await run_in_threadpool(stack.close)
     return Response()
 
@@ -124,9 +133,8 @@ def _acts(content_type: str) -> bool:
     return not content_type.startswith(shown) or content_type == "image/svg+xml"
 
 
-async def _receive(request: Request, file: BinaryIO, size: int) -> None:
+async def _receive(request: Request, file: BinaryIO, size: int, *, seconds: float) -> None:
     """Writes the body to `file`. Raises what its size, its pace or its end deserves."""
-    seconds = START_SECONDS + size / SLOWEST
     received = 0
     try:
         async with asyncio.timeout(seconds):

@@ -14,13 +14,11 @@ from stillreel.api.bodies import read_small_body
 from stillreel.api.services import services_of
 from stillreel.errors import BodyTooLarge
 from stillreel.gateway.access import SMALL_BYTES
-from stillreel.gateway.intake import Intake
+from stillreel.gateway.intake import WAIT_SECONDS, Intake
 from stillreel.gateway.uploads import URL_SECONDS, Ticket, begin, unseal
 from stillreel.gateway.visit import Visit
 from stillreel.storage import ObjectInfo, checked_seconds, missing
 
-WAIT_SECONDS = 20.0
-"""A request waits so long for the look at what has arrived; proxies hang up on longer ones."""
 LIST_LIMIT = 1000
 
 router = APIRouter(prefix="/lease/storage/{run_id}", include_in_schema=False)
@@ -94,10 +92,12 @@ async def put(request: Request, run_id: str, key: Key) -> dict[str, Any]:
 
 @router.post("/uploads")
 async def allow_upload(request: Request, run_id: str) -> dict[str, Any]:
-    """Where to PUT an object of exactly this type and length."""
+    """Where to PUT an object of exactly this type and length; the object that stays as it is."""
     services, visit = services_of(request), await _enter(request, run_id, writes=True)
     order = await read_small_body(request, UploadOrder)
-    _intake(request).allow(visit, order.key, order.content_type, order.size)
+    kept = await _intake(request).allow(visit, order.key, order.content_type, order.size)
+    if kept:
+        return _told(kept)
 
     def link_of(key: str) -> str:
         return services.upload_url(
@@ -146,11 +146,9 @@ async def delete(request: Request, run_id: str, key: Key) -> Response:
 
 
 async def _enter(request: Request, run_id: str, *, writes: bool = False) -> Visit:
-    """The visit of the host that asks. Raises Unauthorized, LeaseRefused, NotLeased."""
+    """The visit of the host that asks. Raises what `Door.enter` raises, and Unauthorized."""
     token = key_text(request.headers.get("authorization"), None)
-    visit = await _intake(request).door.enter(token, run_id, writes=writes)
-    services_of(request).rates.hit(visit.lease)
-    return visit
+    return await _intake(request).door.enter(token, run_id, writes=writes)
 
 
 def _intake(request: Request) -> Intake:

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from stillreel.errors import RequestRejected, ResultRefused
 from stillreel.gateway.visit import Terms
 from stillreel.job import JobSpec, Latents, Prepared, Shot
-from stillreel.keys import latents_key, source_key
+from stillreel.keys import lent_key, source_key
 from stillreel.models.base import ModelSpec
 from stillreel.models.shots import resolve
-from stillreel.receipt import cost_usd
+from stillreel.receipt import cost_usd, texts
 
 WARNINGS = 20
 MOST_USD = 1000.0
@@ -61,17 +61,11 @@ class _Part(BaseModel):
 
 
 class _Model(_Part):
-    version: Word
-    preset: Word
-    steps: Annotated[int, Field(ge=0, le=1000)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
     dtype: Word
     plan: Word = ""
 
 
 class _Input(_Part):
-    camera: Text | None = None
-    model_prompt: Annotated[str, StringConstraints(max_length=20_000)] | None = None
     image_sha256: Hash | None = None
 
 
@@ -104,36 +98,38 @@ class _Receipt(_Part):
 
 
 def checked_receipt(
-    data: bytes, *, job_id: str, spec: JobSpec, note: FilmNote, objects: dict[str, str],
-    terms: Terms, at: datetime,
+    data: bytes, *, job_id: str, spec: JobSpec, model: ModelSpec, note: FilmNote,
+    objects: dict[str, str], terms: Terms, at: datetime,
 ) -> bytes:  # fmt: skip
     """The receipt of a video that has arrived: what was seen here, and what only its host knows.
 
-    Which host that is and what it costs the terms say; so many seconds of its GPU as have passed
-    since a host first had the run it may name.
+    What it was made by is what the order comes to. Which host that is and what it costs the terms
+    say; so many seconds of its GPU it may name as hosts have had the run.
 
-    Raises ResultRefused.
+    Raises ResultRefused, RequestRejected.
     """
     said = _read(_Receipt, _json(data))
     if said.video.sha256 != note.sha256:
         raise ResultRefused("the receipt is of another video than the one that has arrived")
     gpu = said.took.gpu_seconds
-    _check_gpu(gpu, since=terms.begun_at, at=at)
+    _check_gpu(gpu, most=terms.seconds(at))
     remote_usd = said.cost.remote_usd if spec.model == "remote" else 0.0
-    told = (spec.prompt, spec.style or None) if spec.embed_prompt else (None, None)
-    words = said.input if spec.embed_prompt else _Input(image_sha256=said.input.image_sha256)
+    image = said.input.image_sha256
+    size = note.width, note.height
+    shot = resolve(spec, model, job_id=job_id, image_size=size, original_sha256=image or "")
     receipt = {
         "job_id": job_id,
         "completed_at": at.isoformat(timespec="milliseconds"),
         "stillreel": said.stillreel,
-        "model": {"name": spec.model, **said.model.model_dump()},
-        "input": {
-            "prompt": told[0],
-            "style": told[1],
-            "camera": words.camera,
-            "model_prompt": words.model_prompt,
-            "image_sha256": words.image_sha256,
+        "model": {
+            "name": shot.model,
+            "version": shot.model_version,
+            "preset": shot.preset,
+            "steps": shot.steps,
+            "seed": shot.seed,
+            **said.model.model_dump(),
         },
+        "input": {**texts(spec, shot), "image_sha256": image},
         "video": {
             **objects,
             "sha256": note.sha256,
@@ -170,7 +166,7 @@ def checked_result(
     """
     kind = Prepared if task == "fetch-image" else Latents
     record = _json(data)
-    value = _json(str(record.get("result")).encode())
+    value = _json(str(record.get("result")))
     if value.get("__class__") != f"stillreel.job.{kind.__name__}":
         raise ResultRefused(f"the result of {task} has to be a {kind.__name__}")
     found = _read(kind, value.get("data"))
@@ -178,11 +174,12 @@ def checked_result(
         _check_prepared(found, job_id, spec, model)
     else:
         _check_latents(found, job_id)
-        _check_gpu(found.seconds.get("gpu", 0.0), since=terms.claimed_at, at=at)
+        _check_gpu(found.seconds.get("gpu", 0.0), most=terms.seconds(at))
         remote_usd = found.remote_usd if spec.model == "remote" else 0.0
         ours = {"host": terms.host, "host_price": terms.usd_per_hour, "remote_usd": remote_usd}
         found = found.model_copy(update=ours)
-    version = str((record.get("metadata") or {}).get("prefect_version"))[:40]
+    told = record.get("metadata")
+    version = str(told.get("prefect_version"))[:40] if isinstance(told, dict) else ""
     metadata = {
         "storage_key": name,
         "expiration": None,
@@ -218,7 +215,7 @@ def _check_prepared(found: Prepared, job_id: str, spec: JobSpec, model: ModelSpe
 
 def _check_latents(found: Latents, job_id: str) -> None:
     """Raises ResultRefused for latents that name another job's object, or odd numbers."""
-    if not re.fullmatch(re.escape(latents_key(job_id, "X")).replace("X", _DIGEST), found.key):
+    if not re.fullmatch(re.escape(lent_key(job_id, "X")).replace("X", _DIGEST), found.key):
         raise ResultRefused("the latents are another job's")
     if found.reused_from:
         raise ResultRefused("a rented host takes no other job's latents")
@@ -227,10 +224,9 @@ def _check_latents(found: Latents, job_id: str) -> None:
     _check_texts(texts)
 
 
-def _check_gpu(seconds: float, *, since: datetime, at: datetime) -> None:
+def _check_gpu(seconds: float, *, most: float) -> None:
     """Raises ResultRefused for more than can have passed; clocks may differ a little."""
-    most = max(0.0, (at - since).total_seconds()) + CLOCK_SECONDS
-    if seconds > most:
+    if seconds > most + CLOCK_SECONDS:
         raise ResultRefused(f"it says {seconds:.0f} s of the GPU, and has had the job {most:.0f} s")
 
 
@@ -256,9 +252,10 @@ def _read(kind: type[_Claim], value: Any) -> _Claim:
         raise ResultRefused(f"it is not what it has to be, at {where or 'its start'}") from exc
 
 
-def _json(data: bytes) -> dict[str, Any]:
+def _json(data: bytes | str) -> dict[str, Any]:
     try:
         found = json.loads(data)
+        json.dumps(found, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as exc:
         raise ResultRefused("it is no JSON") from exc
     if not isinstance(found, dict):

@@ -108,7 +108,7 @@ def ask(
         raise ResultRefused(f"looking at it takes longer than {seconds} s of a processor")
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if code != 0 or not isinstance(told, dict):
         raise ResultRefused("it ends the process that looks at it")

@@ -62,7 +62,7 @@ def confine(cpu_seconds: int, memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # root is let nevertheless
         _lock_in()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # what is open stays; sockets count too
 
 
 def landlock_version() -> int:

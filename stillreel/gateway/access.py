@@ -16,6 +16,10 @@ Content = Literal["image", "latents", "film", "still", "teaser", "receipt", "res
 
 SMALL_BYTES = 65_536
 """So much is sent with the request itself; for more there are signed URLs."""
+TEMP_FOLDER = "temp/"
+"""Where what arrives lies until it was looked at."""
+BY_UPLOAD = ("video/mp4", "image/jpeg")
+"""What is decoded comes by an upload, however small: it waits for its turn, and no request does."""
 SHARED_RESULTS = ("fetch-image", "infer")
 """Tasks whose results another host goes on with. Those of encode name files of their own host, and
 a job whose upload has ended is completed."""
@@ -24,7 +28,7 @@ _MB = 1_000_000
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _RESULT = re.compile(
     rf"{RESULT_FOLDER}/(?P<task>{'|'.join(SHARED_RESULTS)})-({'|'.join(map(str, RESULT_VERSIONS))})"
-    r"-(?P<run>[0-9a-f-]{36})-[0-9a-f]+"
+    r"-(?P<run>[0-9a-f-]{36})-[0-9a-f]{1,64}"
 )
 
 
@@ -108,7 +112,7 @@ class RunAccess:
                 return slot
         if key == source_key(self.job_id):
             return Slot("image", "image/png", 200 * _MB)
-        name = key.removeprefix(f"latents/{self.job_id}/")
+        name = key.removeprefix(f"latents/{self.job_id}/lent/")
         if name != key and _DIGEST.fullmatch(name.removesuffix(".safetensors")):
             latents = Slot("latents", "application/octet-stream", 2000 * _MB)
             return latents if name.endswith(".safetensors") else None
@@ -125,4 +129,4 @@ def result_task(key: str, run_id: str) -> str:
 
 def temp_prefix(job_id: str) -> str:
     """Where what arrives for a job lies until it was looked at; it vanishes after a day."""
-    return f"temp/{job_id}/"
+    return f"{TEMP_FOLDER}{job_id}/"

@@ -13,24 +13,24 @@ from stillreel.gateway.access import RunAccess
 from stillreel.gateway.lease import CLAIM
 from stillreel.gateway.visit import Terms, Visit
 from stillreel.job import spec_of
+from stillreel.jobs.attempts import begins_attempt
+from stillreel.jobs.record import FINAL_STATES
 
 if TYPE_CHECKING:
-    from stillreel.gateway.lease import Held, Lease, LeaseReader
+    from stillreel.gateway.desk import Desk
+    from stillreel.gateway.lease import Held, Lease
     from stillreel.jobs.reader import JobReader
-    from stillreel.prefect_api import PrefectApi
 
 
 class LeaseDoor:
     """Opens by the token of a lease, to runs that were handed to it (see `Door`)."""
 
-    def __init__(
-        self, api: PrefectApi, leases: LeaseReader, reader: JobReader, *, installation: str
-    ) -> None:
-        self._api, self._leases, self._reader = api, leases, reader
-        self._installation = installation
+    def __init__(self, desk: Desk, reader: JobReader) -> None:
+        self._desk, self._leases, self._reader = desk, desk.leases, reader
 
     async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
         lease = await self._leases.lease_of(token)
+        self._desk.budget.call(lease.id)  # before anything is asked about a run that it names
         return _visit(lease.id, await self._leases.held(lease, run_id, writes=writes), token)
 
     async def is_current(self, visit: Visit) -> None:
@@ -45,9 +45,9 @@ class LeaseDoor:
         lease = await self._leases.lease_of(visit.token)
         drain, states = await asyncio.gather(
             self._leases.run(lease.drain_id),
-            self._api.get(f"/flow_run_states/?flow_run_id={visit.run_id}"),
+            self._desk.api.get(f"/flow_run_states/?flow_run_id={visit.run_id}"),
         )
-        host = lease.worker(self._installation)
+        host = lease.worker(self._desk.installation)
         return terms_in(drain, states, lease=lease, host=host)
 
 
@@ -56,11 +56,26 @@ def terms_in(
 ) -> Terms:
     """The terms, from the drain's run and the states of the run of a job. Raises NotLeased."""
     prices = [x.usd_per_hour for x in lease_of(drain).hosts if x.number == lease.number]
-    claims = [state for state in states if state["type"] == "PENDING"]
-    mine = [_at(state) for state in claims if state.get("message") == f"{CLAIM}{lease.id}"]
-    if not prices or not mine:
+    history = sorted(states, key=_at)
+    claims = [state for state in history if state["type"] == "PENDING"]
+    if not prices or not claims or claims[-1].get("message") != f"{CLAIM}{lease.id}":
         raise NotLeased("It is not written down what this host costs, or since when it has this.")
-    return Terms(host, prices[0], max(mine), min(map(_at, claims)))
+    return Terms(host, prices[0], _at(claims[-1]), _had_before(history, claims[-1]))
+
+
+def _had_before(history: Iterable[Mapping[str, Any]], claim: Mapping[str, Any]) -> float:
+    """Seconds between each claim of this round, before this one, and the end of that claim."""
+    had, since, before = 0.0, None, ""
+    for state in history:
+        kind = state["type"]
+        if since and (kind in FINAL_STATES or kind in ("SCHEDULED", "PENDING")):
+            had, since = had + (_at(state) - since).total_seconds(), None
+        if kind == "SCHEDULED" and before in FINAL_STATES and not begins_attempt(state):
+            had = 0.0  # somebody has had it started again: another round
+        if state is claim:
+            break
+        since, before = _at(state) if kind == "PENDING" else since, kind
+    return had
 
 
 def _at(state: Mapping[str, Any]) -> datetime:

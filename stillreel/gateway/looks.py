@@ -15,14 +15,22 @@ from stillreel.arrival.claims import FilmNote, checked_receipt, checked_result
 from stillreel.arrival.film import order_of, teaser_of
 from stillreel.arrival.inspect import inspect_film, inspect_still
 from stillreel.errors import ObjectMissing, ResultRefused
-from stillreel.gateway.access import Slot, result_task, temp_prefix
+from stillreel.gateway.access import Content, Slot, result_task, temp_prefix
 from stillreel.gateway.visit import Terms, Visit
 from stillreel.job import JobSpec
 from stillreel.keys import output_key
 from stillreel.models.base import ModelSpec
 from stillreel.models.registry import configured, get_model
+from stillreel.receipt import without_texts
 from stillreel.settings import Settings
 from stillreel.storage import ObjectInfo, Storage
+
+KEPT_MOST: dict[Content, int] = {"latents": 3, "result": 6}
+"""Of one job, or of one task of a run: there is one, and another where an input has changed."""
+LATENTS_FACTOR, LATENTS_MORE = 2, 50_000_000
+"""More than the largest video has: all models need less for a frame, and have an image beside."""
+HEADER_BYTES = 65_536
+"""Most that a safetensors file of ours has before its numbers: names, the shot, a few words."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,26 @@ class Looks:
                 pass
         return lambda: self.storage.put_file(key, path, content_type=slot.content_type)
 
-    def bytes_max(self, visit: Visit) -> int:
-        """The largest video that this order comes to."""
-        return order_of(*self._order(visit)).bytes_max
+    def bytes_max(self, visit: Visit, slot: Slot) -> int:
+        """The largest object of this kind that this order comes to."""
+        if slot.content not in ("film", "teaser", "latents"):
+            return slot.bytes_max
+        spec, model = self._order(visit)
+        if slot.content == "latents" and model.elsewhere:  # a film, as that server made it
+            return slot.bytes_max
+        most = order_of(spec, model).bytes_max
+        most = LATENTS_FACTOR * most + LATENTS_MORE if slot.content == "latents" else most
+        return min(most, slot.bytes_max)
+
+    def check_count(self, key: str, slot: Slot) -> None:
+        """Raises ResultRefused where its job, or its run, has many others of this kind already."""
+        most = KEPT_MOST.get(slot.content)
+        if most is None:
+            return
+        folder = key[: max(key.rfind(mark) for mark in ("/", "-")) + 1]
+        others = [info for info in self.storage.list(folder) if info.key != key]
+        if len(others) >= most:
+            raise ResultRefused(f"there are {most} of this kind already")
 
     def _film(self, visit: Visit, path: Path) -> FilmNote:
         spec, model = self._order(visit)
@@ -95,7 +120,7 @@ class Looks:
             raise ResultRefused("the video has to come first") from exc
 
     def _receipt(self, visit: Visit, data: bytes, terms: Terms) -> bytes:
-        note, (spec, _) = self._note(visit), self._order(visit)
+        note, (spec, model) = self._note(visit), self._order(visit)
         names = {"video": "output.mp4", "poster": "poster.jpg", "teaser": "teaser.mp4"}
         objects = {name: output_key(visit.job_id, file) for name, file in names.items()}
         for key in objects.values():
@@ -105,7 +130,8 @@ class Looks:
         return checked_receipt(
             data,
             job_id=visit.job_id,
-            spec=spec,
+            spec=without_texts(spec, embed_prompt=self.settings.host.embed_prompt),
+            model=model,
             note=note,
             objects=objects,
             terms=terms,
@@ -152,7 +178,7 @@ def _check_latents(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, 10_000_000):
+        if not 2 <= length <= min(size - 8, HEADER_BYTES):
             raise ResultRefused("it is no safetensors file")
         try:
             head = json.loads(file.read(length))

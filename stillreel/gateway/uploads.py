@@ -21,6 +21,8 @@ from stillreel.storage import ObjectInfo, Storage
 
 URL_SECONDS = 900
 """How long a URL may be used; an upload that has begun may take longer."""
+SLOWEST = 500_000
+"""Bytes per second of the slowest line that an upload in parts is for: it has so much longer."""
 PART_BYTES = 8 * 1024**2
 """Larger objects come in parts of this size, where storage knows parts."""
 
@@ -86,7 +88,10 @@ def begin(
         return temp, "", [Part(link(temp), {"Content-Type": content_type}, size)]
     if size > PART_BYTES:
         upload, urls = storage.parts_urls(
-            temp, content_type=content_type, sizes=_sizes(size), seconds=URL_SECONDS
+            temp,
+            content_type=content_type,
+            sizes=_sizes(size),
+            seconds=URL_SECONDS + size // SLOWEST,
         )
         return temp, upload, [Part(url, {}, n) for url, n in zip(urls, _sizes(size), strict=True)]
     url = storage.upload_url(

@@ -33,12 +33,19 @@ class Terms:
     usd_per_hour: float
     """What the drain pays for it."""
     claimed_at: datetime
-    begun_at: datetime
-    """When a host first claimed this run: inference may be that one's."""
+    had_before: float = 0.0
+    """Seconds that hosts had this run before, in this round: the inference may be one of theirs."""
+
+    def seconds(self, at: datetime) -> float:
+        """How long hosts have had the run by now; the time in which it waited is no part of it."""
+        return self.had_before + max(0.0, (at - self.claimed_at).total_seconds())
 
 
 class Door(Protocol):
-    """Who may come in. Its methods raise LeaseRefused, NotLeased, PrefectUnavailable."""
+    """Who may come in. Its methods raise LeaseRefused, NotLeased, PrefectUnavailable.
+
+    Each visit counts as a call of its lease: `enter` raises TooManyRequests too.
+    """
 
     async def enter(self, token: str, run_id: str, *, writes: bool = False) -> Visit:
         """The visit of the host with this token, about this run of its own."""

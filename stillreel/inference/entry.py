@@ -44,6 +44,8 @@ class InferenceOrder(BaseModel):
 class DecodeOrder(BaseModel):
     """A decode to start or attach to; frames go to a spool in `spool_dir`."""
 
+    shot: Shot
+    """What was ordered, whatever the latents say of themselves."""
     digest: str
     latents_path: str
     spool_dir: str

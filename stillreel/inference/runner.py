@@ -240,6 +240,9 @@ class Runner:
         except InferenceFailed as exc:
             log.warning("run %s is computed again: %s", work.entry.run_id, exc.message)
             return
+        if facts.shot.digest() != order.shot.digest():
+            log.warning("run %s is computed again: what is there is not of it", work.entry.run_id)
+            return
         work.note.clear()  # whatever became of the server that made them
         work.entry = work.entry.model_copy(
             update={
@@ -320,8 +323,7 @@ class Runner:
         )
 
     def _decode(self, work: _Work, order: DecodeOrder) -> None:
-        path = Path(order.latents_path)
-        shot = read_facts(path).shot
+        path, shot = Path(order.latents_path), order.shot
         on_step = self._on_step(work, shot.model)
         backend = self._ensure(shot.model, on_step)
         decoded = backend.decode(shot, read_arrays(path))

@@ -48,6 +48,7 @@ def encode(
     if not path.exists():
         storage.get_file(latents.key, path)
     order = DecodeOrder(
+        shot=shot,
         digest=latents.sha256,
         latents_path=str(path),
         spool_dir=str(folder / f"spool-{execution}"),

@@ -41,7 +41,7 @@ def infer(
         return found
     folder = job_dir(job_id, settings=settings)
     path = folder / f"{digest}.safetensors"
-    key = keys.latents_key(job_id, digest)
+    key = (keys.lent_key if is_lent else keys.latents_key)(job_id, digest)
     if not path.exists() and storage.head(key) is not None:
         storage.get_file(key, path)  # another host finished it and died before it could say so
     order = InferenceOrder(

@@ -12,7 +12,7 @@ from stillreel.errors import StorageRefused
 from stillreel.fleet.calls import prefect_calls
 from stillreel.gateway.lease import revoke
 from stillreel.job import Latents
-from stillreel.keys import latents_key, source_key
+from stillreel.keys import lent_key, source_key
 from stillreel.storage_lease import LeaseStorage
 from tests.api.background import eventually
 from tests.api.conftest import Api, png
@@ -39,7 +39,7 @@ def lend(host: Lessee, run_id: str) -> LeaseStorage:
 def result(job_id: str) -> bytes:
     """Of the task infer, from a host that tells of another one."""
     said = Latents(
-        key=latents_key(job_id, "0" * 32), sha256="0" * 64, size=9, seconds={"gpu": 0.1},
+        key=lent_key(job_id, "0" * 32), sha256="0" * 64, size=9, seconds={"gpu": 0.1},
         host="another", host_price=99.0,
     )  # fmt: skip
     value = {"__class__": "stillreel.job.Latents", "data": said.to_json()}

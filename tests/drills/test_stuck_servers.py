@@ -102,7 +102,7 @@ class Host:
         image = np.zeros((shot.height, shot.width, 3), np.uint8)
         write_latents(path, shot, Generated({"image": image, "boxes": boxes}))
         return DecodeOrder(
-            digest=prompt, latents_path=str(path), spool_dir=str(path.with_name("spool"))
+            shot=shot, digest=prompt, latents_path=str(path), spool_dir=str(path.with_name("spool"))
         )
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
+from stillreel import storage as storage_module
 from stillreel.api import files
 from stillreel.api.middleware import ResponseHeaders
 from stillreel.errors import StillreelError
@@ -340,17 +341,20 @@ def test_an_endless_body_is_read_no_further_than_signed(
     assert stored(storage) == [KEY]
 
 
+@pytest.mark.parametrize(
+    ("key", "limit"), [(INPUT, "START_SECONDS"), ("temp/job_01234567/0123", "URL_SECONDS")]
+)
 def test_a_body_that_stalls_is_given_up(
-    app: FastAPI, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+    key: str, limit: str, app: FastAPI, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "START_SECONDS", 0.05)
+    monkeypatch.setattr(files, limit, 0.05)
 
     async def stall() -> AsyncIterator[bytes]:
         yield b"1"
         await asyncio.Event().wait()
 
     async def put() -> httpx.Response:
-        url = LINKS.upload_url(INPUT, "image/png", 5, 60)
+        url = LINKS.upload_url(key, "image/png", 5, 60)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
             return await client.put(url, content=stall(), headers={**PNG, "Content-Length": "5"})
 
@@ -379,6 +383,47 @@ def test_an_upload_that_is_cancelled_leaves_nothing(app: FastAPI, storage: Local
                 await task
 
     asyncio.run(put_and_cancel())
+    assert stored(storage) == [KEY]
+
+
+def test_by_a_link_of_a_rented_host_one_upload_comes_at_a_time(
+    app: FastAPI, storage: LocalStorage
+) -> None:
+    key = "temp/job_01234567/0123"
+    url = LINKS.upload_url(key, "image/png", 5, 60)
+
+    async def put_twice() -> None:
+        begun = asyncio.Event()
+
+        async def stall() -> AsyncIterator[bytes]:
+            yield b"1"
+            begun.set()
+            await asyncio.Event().wait()
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            headers = {**PNG, "Content-Length": "5"}
+            first = asyncio.create_task(client.put(url, content=stall(), headers=headers))
+            await begun.wait()
+            for _ in range(3):
+                second = await client.put(url, content=b"12345", headers=PNG)
+                assert outcome(second) == (503, "storage_unavailable")
+            assert len(stored(storage)) == 2
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            again = await client.put(url, content=b"12345", headers=PNG)
+            assert again.status_code == 200
+
+    asyncio.run(put_twice())
+    assert stored(storage) == [KEY, key]
+
+
+def test_a_rented_host_does_not_fill_the_disk(
+    client: TestClient, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_module, "FREE_BYTES", 10**18)
+    url = LINKS.upload_url("temp/job_01234567/0123", "image/png", 5, 60)
+    assert outcome(client.put(url, content=b"12345", headers=PNG)) == (507, "disk_full")
     assert stored(storage) == [KEY]
 
 

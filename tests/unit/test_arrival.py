@@ -319,6 +319,7 @@ def take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         ("os.kill(os.getpid(), 11)", "ends the process"),
         ("os._exit(0)", "ends the process"),
         ("print('{}'); os._exit(1)", "ends the process"),
+        ("os.write(1, b'[' * 50_000); os._exit(0)", "ends the process"),
     ],
 )
 def test_a_probe_that_is_taken_over_ends(
@@ -389,6 +390,10 @@ for name, call in {
     "list": lambda: os.listdir("/"),
     "run": lambda: os.execv("/bin/sh", ["sh", "-c", "true"]),
     "connect": lambda: socket.create_connection(("127.0.0.1", PORT), timeout=2),
+    "socket to a path": lambda: socket.socket(socket.AF_UNIX),
+    "datagrams": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "pipe": os.pipe,
+    "another number": lambda: os.dup(0),
     "signal": lambda: os.kill(os.getppid(), 0),
 }.items():
     try:
@@ -423,7 +428,7 @@ def test_a_probe_that_is_taken_over_reaches_nothing(
         found = inspect.ask(made.video, "film", frames=1, side=1, cpu_seconds=5)
     tried = json.loads(found["fault"])
     assert tried.pop("environment") in ([], ["LC_CTYPE"])
-    assert len(tried) == 9
+    assert len(tried) == 13
     assert "done" not in tried.values(), tried
 
 

@@ -79,6 +79,7 @@ class Orders:
         path = self.folder / f"{prompt}.latents"
         write_latents(path, make_shot(prompt, model=model), Generated({"value": np.zeros(1)}))
         return DecodeOrder(
+            shot=make_shot(prompt, model=model),
             digest=f"sha-{prompt}",
             latents_path=str(path),
             spool_dir=str(self.folder / (spool or f"spool-{prompt}")),
@@ -238,6 +239,31 @@ def test_a_finished_entry_whose_latents_are_gone_is_computed_again(
     wait_for_end(runner, INFERENCE, "run")
     assert Path(order.latents_path).exists()
     assert script.log.count("generate sea") == 2
+
+
+def test_stored_latents_of_another_shot_are_computed_again(runner: Runner, orders: Orders) -> None:
+    order = orders.inference("sea")
+    write_latents(
+        Path(order.latents_path),
+        make_shot("another", frames=999),
+        Generated({"value": np.zeros(1)}, seconds={"gpu": 1e7}, usd=987654.0),
+    )
+    assert not runner.start(INFERENCE, "run", order).attached
+    assert wait_for_end(runner, INFERENCE, "run").state is State.FINISHED
+    facts = read_facts(Path(order.latents_path))
+    assert (facts.shot, facts.usd) == (order.shot, 0.0)
+    assert facts.seconds["gpu"] < 1e7
+
+
+def test_a_decode_makes_what_was_ordered_whatever_the_latents_say(
+    runner: Runner, orders: Orders
+) -> None:
+    order = orders.decode("sea")
+    shot = make_shot("another", model="wan-2.2", frames=999)
+    write_latents(Path(order.latents_path), shot, Generated({"value": np.zeros(1)}))
+    runner.start(DECODE, "run", order)
+    assert wait_for_end(runner, DECODE, "run").state is State.FINISHED
+    assert read_spool(Path(order.spool_dir), lambda _: None).frames == order.shot.frames
 
 
 def test_damaged_stored_latents_are_computed_again(

@@ -97,9 +97,13 @@ def decode_order(folder: Path, prompt: str = "sea") -> DecodeOrder:
     work = folder / "work"
     path = work / f"{prompt}.latents"
     work.mkdir(exist_ok=True)
-    write_latents(path, make_shot(prompt, frames=20), Generated({"value": np.zeros(1)}))
+    shot = make_shot(prompt, frames=20)
+    write_latents(path, shot, Generated({"value": np.zeros(1)}))
     return DecodeOrder(
-        digest=f"sha-{prompt}", latents_path=str(path), spool_dir=str(work / f"spool-{prompt}")
+        shot=shot,
+        digest=f"sha-{prompt}",
+        latents_path=str(path),
+        spool_dir=str(work / f"spool-{prompt}"),
     )
 
 

@@ -652,7 +652,9 @@ def test_an_inference_server_that_was_stopped_goes_on_with_the_order(
     facts = read_facts(latents)
     assert (facts.usd, facts.seconds["gpu"]) == (0.25, 0.0)
     assert facts.seconds["remote"] > 0
-    spool = DecodeOrder(digest="s", latents_path=str(latents), spool_dir=str(tmp_path / "spool"))
+    spool = DecodeOrder(
+        shot=shot(), digest="s", latents_path=str(latents), spool_dir=str(tmp_path / "spool")
+    )
     second.runner.start(Kind.DECODE, "run", spool)
     assert second.end(Kind.DECODE, "run") is State.FINISHED
     assert (tmp_path / "spool" / "frames.raw").stat().st_size == 24 * 64 * 72

@@ -24,7 +24,7 @@ from stillreel.errors import (
 from stillreel.gateway.access import SMALL_BYTES
 from stillreel.gateway.uploads import PART_BYTES
 from stillreel.job import Clip, JobSpec, Latents, Prepared, SourceImage
-from stillreel.keys import latents_key, output_key, source_key
+from stillreel.keys import lent_key, output_key, source_key
 from stillreel.models.base import Decoded
 from stillreel.models.registry import get_model
 from stillreel.models.shots import resolve
@@ -77,7 +77,7 @@ def receipt_of(clip: Encoded, **changes: Any) -> bytes:
         has_audio=False, decode_gpu_seconds=1.0, encode_seconds=2.0, encoder="libx264",
     )  # fmt: skip
     latents = Latents(
-        key=latents_key(JOB, DIGEST), sha256="0" * 64, size=9, seconds={"gpu": 3.0}, host_price=0.5
+        key=lent_key(JOB, DIGEST), sha256="0" * 64, size=9, seconds={"gpu": 3.0}, host_price=0.5
     )
     from datetime import UTC, datetime
 
@@ -87,7 +87,10 @@ def receipt_of(clip: Encoded, **changes: Any) -> bytes:
     )  # fmt: skip
     for name, value in changes.items():
         group, _, field = name.partition("__")
-        told[group][field] = value
+        if field:
+            told[group][field] = value
+        else:
+            told[group] = value
     return json.dumps(told).encode()
 
 
@@ -139,12 +142,14 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
     host.put_bytes(source_key(JOB), PNG + bytes(SMALL_BYTES), content_type="image/png")
     path = tmp_path / "latents"
     path.write_bytes(LATENTS + bytes(PART_BYTES))
-    key = latents_key(JOB, DIGEST)
+    key = lent_key(JOB, DIGEST)
     assert host.put_file(key, path, content_type="application/octet-stream").size > PART_BYTES
     host.get_file(key, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
     lies = {"cost__usd": 999.0, "cost__usd_per_hour": 99.0, "cost__host": "another"}
+    lies |= {"model__seed": 77, "model__steps": 999, "model__preset": "other", "model__version": ""}
+    lies |= {"input__camera": "none", "input__model_prompt": "another"}
     put_all(host, clip, video__width=7, video__key="outputs/other", cost__remote_usd=9.0, **lies)
 
     assert api.storage.get_bytes(output_key(JOB, "output.mp4")) == clip.video.read_bytes()
@@ -155,7 +160,8 @@ def test_a_job_goes_through(api: Lender, host: LeaseStorage, clip: Encoded, tmp_
     cost = receipt["cost"]
     assert (cost["host"], cost["usd_per_hour"], cost["remote_usd"]) == ("rented-1", 0.5, 0)
     assert cost["usd"] == round(4.0 * 0.5 / 3600, 6)
-    assert receipt["input"]["prompt"] == SPEC.prompt
+    honest = json.loads(receipt_of(clip))
+    assert (receipt["model"], receipt["input"]) == (honest["model"], honest["input"])
     left = [i.key for i in api.storage.list("temp/")]
     assert left == [f"temp/{JOB}/film.json"]
 
@@ -181,7 +187,8 @@ def test_a_completed_job_is_not_changed_any_more(
         ({"took__gpu_seconds": 3600}, "3600 s of the GPU"),
         ({"cost__remote_usd": float("nan")}, "cost.remote_usd"),
         ({"cost__remote_usd": "free"}, "cost.remote_usd"),
-        ({"model__seed": None}, "model.seed"),
+        ({"model__dtype": None}, "model.dtype"),
+        ({"warnings": ["\ud800"]}, "no JSON"),
         ({"took__infer_seconds": {str(n): 1.0 for n in range(50)}}, "took.infer_seconds"),
     ],
 )
@@ -205,7 +212,7 @@ def test_what_is_not_as_ordered_reaches_nobody(
         (output_key(JOB, "poster.jpg"), clip.poster.read_bytes(), "image/jpeg", "come first"),
         (output_key(JOB, "receipt.json"), receipt_of(clip), "application/json", "come first"),
         (source_key(JOB), b"GIF89a", "image/png", "no PNG"),
-        (latents_key(JOB, DIGEST), b"\x80\x04cos\nsystem", "application/octet-stream", "safeten"),
+        (lent_key(JOB, DIGEST), b"\x80\x04cos\nsystem", "application/octet-stream", "safeten"),
     ]
     for key, data, content_type, told in refused:
         with pytest.raises(ResultRefused, match=told):
@@ -357,7 +364,7 @@ def prepared(**changes: Any) -> Prepared:
 
 
 def latents(**changes: Any) -> Latents:
-    given = {"key": latents_key(JOB, DIGEST), "sha256": "0" * 64, "size": 9, "seconds": {"gpu": 1}}
+    given = {"key": lent_key(JOB, DIGEST), "sha256": "0" * 64, "size": 9, "seconds": {"gpu": 1}}
     return Latents.model_validate({**given, **changes})
 
 
@@ -374,6 +381,18 @@ def test_a_result_is_written_anew(api: Lender, host: LeaseStorage) -> None:
         assert host.get_bytes(key) != data
 
 
+@pytest.mark.parametrize("metadata", [[1], "x", None, 7])
+def test_what_a_record_says_about_itself_counts_for_nothing(
+    api: Lender, host: LeaseStorage, metadata: Any
+) -> None:
+    record = json.loads(record_of(latents(), "stillreel.job.Latents"))
+    key = result_key(host, "infer")
+    data = json.dumps(record | {"metadata": metadata}).encode()
+    host.put_bytes(key, data, content_type="application/octet-stream")
+    stored = json.loads(api.storage.get_bytes(key))["metadata"]
+    assert stored["storage_key"] == key.rpartition("/")[2]
+
+
 EVIL = "subprocess.getoutput"
 
 
@@ -385,9 +404,12 @@ EVIL = "subprocess.getoutput"
         ("infer", b"\x80\x04\x95"),
         ("infer", b"[" * 50_000),
         ("infer", b"{}"),
+        ("infer", json.dumps({"result": "\ud800"}).encode()),
+        ("infer", record_of(latents(dtype="x"), "stillreel.job.Latents").replace(b"x", b"\\ud800")),
+        ("infer", record_of({"seconds": {"\ud800": "x"}}, "stillreel.job.Latents")),
         ("infer", json.dumps({"result": '{"__exc_type__": "x", "message": ""}'}).encode()),
         ("infer", record_of({"key": {"__class__": EVIL}}, "stillreel.job.Latents")),
-        ("infer", record_of(latents(key=latents_key(OTHER, DIGEST)), "stillreel.job.Latents")),
+        ("infer", record_of(latents(key=lent_key(OTHER, DIGEST)), "stillreel.job.Latents")),
         ("infer", record_of(latents(key=f"inputs/{OTHER}/input.png"), "stillreel.job.Latents")),
         ("infer", record_of(latents(key=f"latents/{JOB}/../x"), "stillreel.job.Latents")),
         ("infer", record_of(latents(reused_from=OTHER), "stillreel.job.Latents")),

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stillreel.errors import NotLeased, RequestRejected
-from stillreel.fleet.leases import HOST, Asked
+from stillreel.errors import NotLeased, RequestRejected, TooManyRequests
+from stillreel.fleet.leases import HOST, POOL, Asked
+from stillreel.gateway import budget
 from stillreel.gateway.access import RunAccess
-from stillreel.gateway.door import terms_in
-from stillreel.gateway.lease import CLAIM, Lease
+from stillreel.gateway.desk import Desk
+from stillreel.gateway.door import LeaseDoor, terms_in
+from stillreel.gateway.lease import CLAIM, Lease, grant
 from stillreel.gateway.uploads import Ticket, unseal
-from stillreel.keys import latents_key, output_key, source_key
+from stillreel.jobs.places import Places
+from stillreel.jobs.reader import JobReader
+from stillreel.keys import lent_key, output_key, source_key
+from stillreel.prefect_api import PrefectApi
+from stillreel.storage import LocalStorage
+from tests.receiver import answer, receiver
 
 JOB, OTHER = "job_0123456789ab", "job_ba9876543210"
 RUN = "11111111-2222-3333-4444-555555555555"
@@ -27,7 +37,7 @@ MINE = [
     f"inputs/{JOB}/input-0123.jpg",
     "inputs/shared/picture.png",
     source_key(JOB),
-    latents_key(JOB, DIGEST),
+    lent_key(JOB, DIGEST),
     output_key(JOB, "receipt.json"),
     RESULT,
     f"results/fetch-image-1-{RUN}-ff",
@@ -35,7 +45,7 @@ MINE = [
 THEIRS = [
     f"inputs/{OTHER}/input.png",
     "inputs/shared/other.png",
-    latents_key(OTHER, DIGEST),
+    lent_key(OTHER, DIGEST),
     output_key(OTHER, "output.mp4"),
     f"outputs/{JOB}x/output.mp4",
     f"outputs/{JOB.upper()}/output.mp4",
@@ -64,7 +74,7 @@ TRICKS = [
 ]
 SLOTS = {
     source_key(JOB): "image/png",
-    latents_key(JOB, DIGEST): "application/octet-stream",
+    lent_key(JOB, DIGEST): "application/octet-stream",
     output_key(JOB, "output.mp4"): "video/mp4",
     output_key(JOB, "teaser.mp4"): "video/mp4",
     output_key(JOB, "poster.jpg"): "image/jpeg",
@@ -77,9 +87,10 @@ NO_SLOTS = [
     "inputs/shared/picture.png",
     f"outputs/{JOB}/page.html",
     f"outputs/{JOB}/output.mp4/x",
-    f"latents/{JOB}/{DIGEST}.json",
-    f"latents/{JOB}/{DIGEST[:-1]}.safetensors",
-    f"latents/{JOB}/x/{DIGEST}.safetensors",
+    f"latents/{JOB}/{DIGEST}.safetensors",
+    f"latents/{JOB}/lent/{DIGEST}.json",
+    f"latents/{JOB}/lent/{DIGEST[:-1]}.safetensors",
+    f"latents/{JOB}/lent/x/{DIGEST}.safetensors",
 ]
 
 
@@ -150,6 +161,7 @@ def test_a_ticket_is_of_one_lease_and_one_run() -> None:
 
 # --- the terms ----------------------------------------------------------------------------------
 
+AGAIN = "attempt 2 of 3 in round 1, after: the host was lost"
 LEASE = Lease("22222222-2222-3333-4444-555555555555", 2, "a100", datetime(2026, 11, 29, tzinfo=UTC))
 
 
@@ -173,7 +185,54 @@ def test_what_a_host_costs_and_since_when_it_has_the_run_is_what_the_control_sid
     ]  # fmt: skip
     terms = terms_in(drain(_1=9.0, _2=0.36), states, lease=LEASE, host="rented")
     assert (terms.host, terms.usd_per_hour) == ("rented", 0.36)
-    assert (terms.begun_at.minute, terms.claimed_at.minute) == (2, 5)
+    assert (terms.had_before, terms.claimed_at.minute) == (120.0, 5)
+    assert terms.seconds(terms.claimed_at + timedelta(seconds=7)) == 127.0
+
+
+@pytest.mark.parametrize(
+    ("states", "seconds"),
+    [
+        ([], 0),
+        ([state("PENDING", 2), state("RUNNING", 3), state("SCHEDULED", 59)], 57 * 60),
+        ([state("PENDING", 2), state("CRASHED", 3), state("SCHEDULED", 59, AGAIN)], 60),
+        ([state("PENDING", 2), state("FAILED", 9), state("SCHEDULED", 59)], 0),
+        ([state("PENDING", 2), state("CRASHED", 3), state("SCHEDULED", 4, AGAIN),
+          state("PENDING", 8), state("COMPLETED", 9), state("SCHEDULED", 40),
+          state("PENDING", 50), state("CRASHED", 51), state("SCHEDULED", 52, AGAIN)], 60),
+    ],
+)  # fmt: skip
+def test_the_time_in_which_a_run_waited_or_was_of_another_round_is_no_hosts(
+    states: list[dict[str, str]], seconds: float
+) -> None:
+    claim = {**state("PENDING", 0, f"{CLAIM}{LEASE.id}"), "timestamp": "2026-11-28T14:00:00Z"}
+    history = [state("SCHEDULED", 1), *states, claim, {**claim, "type": "RUNNING"}]
+    assert terms_in(drain(_2=0.36), history, lease=LEASE, host="any").had_before == seconds
+
+
+def test_a_visit_counts_before_anything_is_asked_about_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budget, "MINUTE", 1e12)  # none ends meanwhile
+    made, flow_id = grant(LEASE.drain_id, 2, expires=datetime.now(UTC) + timedelta(hours=1)), "f"
+    run = {"id": LEASE.drain_id, "flow_id": flow_id, "state_type": "RUNNING"}
+    drain_run = run | {"labels": {POOL: "a100", **made.labels}}
+    answers = (json.dumps(each).encode() for each in (drain_run, {"id": flow_id}))
+
+    async def come(url: str) -> None:
+        api = PrefectApi(url)
+        desk = Desk(api, installation="main")
+        storage = LocalStorage(Path("none"))
+        door = LeaseDoor(desk, JobReader(api, storage, Places(api)))
+        lease = await desk.leases.lease_of(made.token)
+        for _ in range(budget.CALLS):
+            desk.budget.call(lease.id)
+        with pytest.raises(TooManyRequests):
+            await door.enter(made.token, RUN)
+        await api.aclose()
+
+    with receiver(*(answer(200, each) for each in answers), answer(404)) as server:
+        asyncio.run(come(server.url))
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
