@@ -18,15 +18,9 @@ from PIL import Image
 
 from stillreel.cli import app
 from stillreel.settings_docs import settings_page
+from tests.pages import FENCE, PAGES, ROOT, SHELLS
 from tests.stack import free_port
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    path
-    for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "adr", ROOT / "infra", ROOT / "convex")
-    for path in folder.glob("*.md")
-)
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 RUNS = re.compile(r"^<!-- runs -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENDS = {"|", ">", "<", ";", "&&", "||", "&"}
 NOT_SETTINGS = {
@@ -54,7 +48,7 @@ def commands(program: str) -> Iterator[Command]:
     for path in PAGES:
         text, page = path.read_text(), str(path.relative_to(ROOT))
         for language, block in FENCE.findall(text):
-            if language in ("sh", "bash", "shell"):
+            if language in SHELLS:
                 for line in block.replace("\\\n", " ").splitlines():
                     if words := _call(line, program):
                         yield Command(page, words, is_whole=True)
