@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The entrypoint of a GPU host: runs `stillreel host` with the arguments given. Of a rented one it ends the
 # rental when that ends, or at STILLREEL_RENTED_UNTIL (seconds since 1970) whatever it is doing; at Vast.ai
-# (CONTAINER_ID) after four hours where that is not set. A host that is not rented has no timer.
+# (CONTAINER_ID) after four hours where that is not set; never later than STILLREEL_HOST_HOURS from now, for
+# the clock of such a machine may be wrong. A host that is not rented has no timer.
 # Needs bash, curl and date. At Vast.ai the machine's own key (CONTAINER_API_KEY) can do no more
 # than stop and destroy this machine; elsewhere what started the container ends the machine.
 set -u
@@ -9,7 +10,11 @@ set -u
 readonly api="${VAST_URL:-https://console.vast.ai}"
 readonly machine="${CONTAINER_ID:-}"
 readonly key="${CONTAINER_API_KEY:-}"
-readonly longest=14400
+hours="${STILLREEL_HOST_HOURS:-4}"
+[[ "$hours" =~ ^[0-9]+(\.[0-9]+)?$ ]] || hours=4
+longest=$((10#${hours%%.*} * 3600))
+[[ "$hours" != *.* ]] || longest=$((longest + 3600))
+readonly longest
 unset CONTAINER_API_KEY  # nothing else here needs it
 
 say() { echo "start_worker: $*" >&2; }
@@ -41,7 +46,7 @@ until="${STILLREEL_RENTED_UNTIL:-0}" timer=''
 if [[ -n "$machine" || "$until" != 0 ]]; then
   now="$(date +%s)"
   [[ "$until" =~ ^[0-9]+$ ]] || until=0
-  ((until > 0 && until < now + 172800)) || until=$((now + longest))
+  ((until > 0 && until <= now + longest)) || until=$((now + longest))
   main=$$
   (
     while (($(date +%s) < until)); do sleep 5; done

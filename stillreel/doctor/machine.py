@@ -10,15 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import yaml
+
 from stillreel import __version__
 from stillreel.doctor.finding import Finding, failed, ok, warning
 from stillreel.doctor.gpu import look_at_gpu
 from stillreel.errors import DiskFull, EncodeFailed
 from stillreel.job import Codec
+from stillreel.project import project_dir
 from stillreel.settings import Settings
 
-PREFECT = "3.8.8"
-"""What stillreel leans on (docs/adr/0011)."""
 FEW_BYTES, MANY_BYTES = 1_000_000_000, 10_000_000_000
 _SIDE, _FRAMES, _RATE = 128, 4, 48_000
 
@@ -44,9 +45,15 @@ def _prefect() -> Finding:
         found = version("prefect")
     except PackageNotFoundError:
         return failed("Prefect's package", "is not installed", fix)
-    if found != PREFECT:
-        return warning("Prefect's package", f"{found}; stillreel is tested with {PREFECT}", fix)
+    if found != (wanted := prefect_wanted()):
+        return warning("Prefect's package", f"{found}; stillreel is tested with {wanted}", fix)
     return ok("Prefect's package", found)
+
+
+def prefect_wanted() -> str:
+    """The version of Prefect that stillreel leans on (docs/adr/0011)."""
+    plan = yaml.safe_load((project_dir() / "prefect.yaml").read_text())
+    return str(plan["prefect-version"])
 
 
 def _codecs() -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 
 from stillreel import prefect_env
@@ -72,7 +72,8 @@ async def _look(settings: Settings, address: PrefectAddress) -> AsyncIterator[Fi
         for finding in _look_at_deployments(settings, made):
             yield finding
         for pool in sorted({each["work_pool_name"] for each in made if each["work_pool_name"]}):
-            for finding in await _look_at_pool(api, pool, settings):
+            models = {_model_of(each) for each in made if each["work_pool_name"] == pool}
+            for finding in await _look_at_pool(api, pool, models, settings):
                 yield finding
     except (PrefectUnavailable, PrefectRefused) as exc:
         yield failed("Prefect server", exc.message, "see the log of the Prefect server")
@@ -110,8 +111,7 @@ def _look_at_deployments(settings: Settings, made: list[Json]) -> Iterator[Findi
     by_model: dict[str, Json] = {}
     for each in made:  # orders go to the first one of a model that has a pool
         if each.get("work_pool_name"):
-            model = (each.get("parameters") or {}).get("model", "preview")
-            by_model.setdefault(model, each)
+            by_model.setdefault(_model_of(each), each)
     if not made:
         yield failed("deployments", "none makes videos", f"{_DEPLOY}, which makes them all")
         return
@@ -126,7 +126,13 @@ def _look_at_deployments(settings: Settings, made: list[Json]) -> Iterator[Findi
             yield failed("deployments", f"that of {model} is paused: its jobs wait", fix)
 
 
-async def _look_at_pool(api: PrefectApi, pool: str, settings: Settings) -> list[Finding]:
+def _model_of(deployment: Json) -> str:
+    return (deployment.get("parameters") or {}).get("model", "preview")
+
+
+async def _look_at_pool(
+    api: PrefectApi, pool: str, models: Collection[str], settings: Settings
+) -> list[Finding]:
     check = f"pool {pool}"
     try:
         found: Json = await api.get(f"/work_pools/{pool}")
@@ -136,7 +142,8 @@ async def _look_at_pool(api: PrefectApi, pool: str, settings: Settings) -> list[
             raise
         return [failed(check, "is not there, and deployments name it", _DEPLOY)]
     findings = [_look_at_work_pool(check, found), *_look_at_queues(pool, queues)]
-    return [*findings, _look_at_workers(pool, await workers_online(api, pool), settings)]
+    online = await workers_online(api, pool)
+    return [*findings, _look_at_workers(pool, models, online, settings)]
 
 
 def _look_at_work_pool(check: str, found: Json) -> Finding:
@@ -161,10 +168,16 @@ def _look_at_queues(pool: str, queues: list[Json]) -> Iterator[Finding]:
         yield ok(f"queues of {pool}", ", ".join(PRIORITIES))
 
 
-def _look_at_workers(pool: str, online: list[str], settings: Settings) -> Finding:
+def _look_at_workers(
+    pool: str, models: Collection[str], online: list[str], settings: Settings
+) -> Finding:
     check = f"workers of {pool}"
     if online:
         return ok(check, f"online: {', '.join(sorted(online))}")
+    offered = settings.api.models
+    if offered and not set(models) & set(offered):
+        note = f"none is online, and STILLREEL_MODELS offers no {' or '.join(sorted(models))}"
+        return skipped(check, note, "nobody can order it here")
     if settings.fleet.accounts:
         return skipped(check, "none is online; a drain rents a host", f"stillreel drain {pool}")
     fix = f"on a host of it: `stillreel host --pool {pool}`; jobs wait until then"

@@ -80,33 +80,22 @@ def wan22_networks() -> dict[str, Any]:
     with torch.device("meta"):
         return {
             "transformer": WanTransformer3DModel(
-                patch_size=(1, 2, 2),
+                **tiny_wan.TRANSFORMER,
                 num_attention_heads=24,
                 attention_head_dim=128,
-                in_channels=48,
-                out_channels=48,
                 text_dim=4096,
                 freq_dim=256,
                 ffn_dim=14336,
                 num_layers=30,
-                cross_attn_norm=True,
-                qk_norm="rms_norm_across_heads",
             ),
             "vae": AutoencoderKLWan(
+                **tiny_wan.VAE,
                 base_dim=160,
                 decoder_base_dim=256,
-                z_dim=48,
                 dim_mult=[1, 2, 4, 4],
                 num_res_blocks=2,
-                temperal_downsample=[False, True, True],
                 latents_mean=[0.0] * 48,
                 latents_std=[1.0] * 48,
-                is_residual=True,
-                in_channels=12,
-                out_channels=12,
-                patch_size=2,
-                scale_factor_temporal=4,
-                scale_factor_spatial=16,
             ),
             "text_encoder": UMT5EncoderModel(
                 UMT5Config(

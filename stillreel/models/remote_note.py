@@ -101,7 +101,11 @@ class Note:
         facts = self._facts.model_copy(update=change)
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._facts.sent:  # later on only a job that was cancelled has no folder
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            elif not self.path.parent.exists():
+                self._facts = facts
+                return
             with part.open("w", encoding="utf-8") as file:
                 file.write(facts.model_dump_json())
                 file.flush()

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 VOCABULARY = 98
+VAE: Final[dict[str, Any]] = {
+    "z_dim": 48,
+    "temperal_downsample": [False, True, True],
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 16,
+}
+TRANSFORMER: Final[dict[str, Any]] = {
+    "patch_size": (1, 2, 2),
+    "in_channels": 48,
+    "out_channels": 48,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+}
+"""What the networks of every size have in common; see `architectures`."""
 
 
 def build(folder: Path, *, seed: int = 0) -> Path:
@@ -20,33 +38,22 @@ def build(folder: Path, *, seed: int = 0) -> Path:
         UMT5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4)
     ).eval()
     vae = AutoencoderKLWan(
+        **VAE,
         base_dim=3,
         decoder_base_dim=3,
-        z_dim=48,
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
-        temperal_downsample=[False, True, True],
         latents_mean=[0.01 * (index - 24) for index in range(48)],
         latents_std=[0.5 + 0.02 * index for index in range(48)],
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_temporal=4,
-        scale_factor_spatial=16,
     )
     transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
+        **TRANSFORMER,
         num_attention_heads=2,
         attention_head_dim=12,
-        in_channels=48,
-        out_channels=48,
         text_dim=32,
         freq_dim=32,
         ffn_dim=32,
         num_layers=2,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
         rope_max_seq_len=64,
     )
     pipeline = WanPipeline(

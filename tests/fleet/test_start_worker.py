@@ -127,6 +127,18 @@ def test_at_vast_it_ends_after_four_hours_without_a_deadline(machine: Rent) -> N
     assert said.partition("argv")[0].count("date") == 5  # at 0, 1, 2, 3 and 4 hours
 
 
+@pytest.mark.parametrize(("hours", "looks"), [("1", 2), ("0.5", 2), ("2.5", 4), ("two", 5)])
+def test_a_machine_whose_clock_is_a_day_behind_lives_no_longer(
+    machine: Rent, hours: str, looks: int
+) -> None:
+    day_ahead = str(1_800_000_000 + 3600 + 86_400)
+    it = machine(
+        HANGS, clock=LATER, **VAST, STILLREEL_RENTED_UNTIL=day_ahead, STILLREEL_HOST_HOURS=hours
+    )
+    said = it.wait_for("--request DELETE")
+    assert said.partition("argv")[0].count("date") == looks
+
+
 @pytest.mark.parametrize("env", [{}, {"STILLREEL_RENTED_UNTIL": "0"}])
 def test_a_machine_that_nobody_rented_has_no_timer(machine: Rent, env: dict[str, str]) -> None:
     it = machine(WORKS, clock=LATER, **env)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -22,6 +23,7 @@ from stillreel.doctor.examination import hider, run_all
 from stillreel.doctor.finding import Finding, has_failed, ok
 from stillreel.doctor.prefect import PrefectAddress
 from stillreel.job import PRIORITIES
+from stillreel.project import project_dir
 from stillreel.settings import Settings, get_settings
 from tests.receiver import Answer, Exchange, answer, hang, receiver
 from tests.stack import free_port
@@ -324,6 +326,18 @@ def test_what_keeps_jobs_waiting_is_named(
     found = look_at(configure(), prefect_with(**{path: value}))
     assert found[check].outcome == outcome
     assert word in found[check].fix
+
+
+def test_a_pool_whose_model_nobody_can_order_needs_no_worker(configure: Configure) -> None:
+    table = prefect_with(**{"/work_pools/local/workers/filter": []})
+    for models, outcome in (("preview,wan-2.2", "warning"), ("wan-2.2", "skipped")):
+        found = look_at(configure(STILLREEL_MODELS=models), table)
+        assert found["workers of local"].outcome == outcome
+
+
+def test_the_prefect_that_is_wanted_is_the_one_that_is_required() -> None:
+    project = tomllib.loads((project_dir() / "pyproject.toml").read_text())["project"]
+    assert f"prefect=={machine.prefect_wanted()}" in project["dependencies"]
 
 
 def test_a_model_that_is_offered_needs_a_deployment(configure: Configure) -> None:

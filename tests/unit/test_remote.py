@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -690,3 +691,17 @@ def test_a_slow_film_can_be_cancelled(start: StartServer, tmp_path: Path) -> Non
         finally:
             ended.set()
     assert server.only_job().cancelled
+
+
+def test_a_job_that_was_cancelled_gets_no_folder_again(tmp_path: Path) -> None:
+    """Its note is of no use any more; that a video came after all is no error either."""
+    note = remote.Note(tmp_path / "job" / "note", "a server")
+    note.send()
+    shutil.rmtree(tmp_path / "job")
+    note.take("video-1")
+    note.finish()
+    assert note.is_finished
+    assert not (tmp_path / "job").exists()
+    note.forget()
+    note.send()
+    assert (tmp_path / "job" / "note").exists()
