@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -26,15 +26,16 @@ async def shared_lock(
     *,
     lease: float = LEASE_SECONDS,
     patience: float = PATIENCE_SECONDS,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
     """Hold the lock `name` for this block, which must take less than `lease` seconds.
 
     A holder that died loses it when another has seen it unchanged for that long, so no clocks are
-    compared. Raises PrefectUnavailable when it is not to be had within `patience` seconds.
+    compared. Gives a question for a holder that may have been slower: whether it is known to have
+    the lock still. Raises PrefectUnavailable when it is not to be had within `patience` seconds.
     """
     lock_id = await _take(api, name, lease, patience)
     try:
-        yield
+        yield lambda: _is_held(api, name, lock_id)
     finally:
         await _release(api, name, lock_id)
 
@@ -54,6 +55,14 @@ async def _take(api: PrefectApi, name: str, lease: float, patience: float) -> st
                 await delete_variable(api, seen)
             raise _Held
     raise _Held
+
+
+async def _is_held(api: PrefectApi, name: str, lock_id: str) -> bool:
+    try:
+        there = await read_variable(api, name)
+    except PrefectUnavailable:
+        return False
+    return bool(there) and there["id"] == lock_id
 
 
 async def _release(api: PrefectApi, name: str, lock_id: str) -> None:

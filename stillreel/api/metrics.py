@@ -24,7 +24,7 @@ from stillreel.api.auth import Admin
 from stillreel.api.problems import PROBLEMS
 from stillreel.api.services import Services, services_of
 from stillreel.errors import PrefectUnavailable, StillreelError
-from stillreel.fleet.leases import LOOK_BACK, drains_since, lease_of, money_of
+from stillreel.fleet.leases import LOOK_BACK, REAPER, drains_since, lease_of, money_of
 from stillreel.job import PRIORITIES, JobStatus, Stage
 from stillreel.jobs import marks
 from stillreel.jobs.reader import Receipt
@@ -71,6 +71,8 @@ class Facts:
     """Of today's jobs, by model."""
     fleet_usd: Mapping[str, float] = field(default_factory=dict[str, float])
     """This month's money for rented hosts: spent, promised, budget."""
+    reaper_age: float | None = None
+    """Seconds since the reaper last came to a good end; None where Prefect knows of no such run."""
     receipts: Sequence[tuple[str, Receipt]] = ()
     storage_up: bool = False
 
@@ -87,6 +89,7 @@ class Metrics(Collector):
         self._read_at = float("-inf")
         self._used: Mapping[str, Used] = {}
         self._fleet_usd: Mapping[str, float] = {}
+        self._reaper_age: float | None = None
         self._used_at = float("-inf")
         self._lock = asyncio.Lock()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -121,12 +124,14 @@ class Metrics(Collector):
             log.warning("metrics are not complete: %s", exc.message)
             return Facts(prefect_up=True)
         receipts = services.estimates.receipts
-        return Facts(True, jobs, waiting, oldest, hosts, used, self._fleet_usd, receipts)
+        fleet = self._fleet_usd, self._reaper_age
+        return Facts(True, jobs, waiting, oldest, hosts, used, *fleet, receipts)
 
     async def _usage(self, services: Services) -> Mapping[str, Used]:
         if time.monotonic() - self._used_at >= USAGE_FRESH_SECONDS:
             today = datetime.now(UTC).date()
             self._fleet_usd = await _fleet_usd(services)
+            self._reaper_age = await _reaper_age(services)
             self._used = by_model(add_up(await read_ended(services, today, today)))
             self._used_at = time.monotonic()
         return self._used
@@ -190,6 +195,13 @@ def families(
         ["kind"],
         {(kind,): usd for kind, usd in facts.fleet_usd.items()},
     )
+    if facts.reaper_age is not None:
+        yield _gauge(
+            "stillreel_reaper_age_seconds",
+            "Seconds since the reaper of rented hosts last came to a good end.",
+            [],
+            {(): facts.reaper_age},
+        )
     texts = {
         "webhook_attempts": ("Notifications by outcome, of this process.", "outcome"),
         "keeper_actions": ("What this process's keeper did.", "action"),
@@ -296,6 +308,20 @@ async def _fleet_usd(services: Services) -> dict[str, float]:
         "promised": money.reserved_usd,
         "budget": services.settings.fleet.month_budget_usd,
     }
+
+
+async def _reaper_age(services: Services) -> float | None:
+    body: dict[str, Any] = {
+        "flows": {"name": {"any_": [REAPER]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        "sort": "END_TIME_DESC",
+        "limit": 1,
+    }
+    runs = await services.api.ask("/flow_runs/filter", body)
+    ended = runs[0].get("end_time") if runs else None
+    if not ended:
+        return None
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(ended)).total_seconds())
 
 
 async def _places(services: Services) -> list[tuple[str, str]]:

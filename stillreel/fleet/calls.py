@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -58,11 +58,16 @@ class PrefectCalls:
             if not (there and self._portal.call(write_variable, self._api, there["id"], value)):
                 raise PrefectUnavailable  # it went in between; the caller may try again
 
-    def lock(self, name: str, *, lease: float = LEASE_SECONDS) -> AbstractContextManager[Any]:
-        """The shared lock of this name, see `prefect_lock`; one that is dead is outwaited."""
+    @contextmanager
+    def lock(self, name: str, *, lease: float = LEASE_SECONDS) -> Iterator[Callable[[], bool]]:
+        """The shared lock of this name, see `prefect_lock`; one that is dead is outwaited.
+
+        Gives the question whether it is held still.
+        """
         patience = lease + PATIENCE_SECONDS
         held = shared_lock(self._api, name, lease=lease, patience=patience)
-        return self._portal.wrap_async_context_manager(held)
+        with self._portal.wrap_async_context_manager(held) as is_held:
+            yield lambda: self._portal.call(is_held)
 
 
 @contextmanager

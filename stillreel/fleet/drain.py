@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from stillreel.errors import (
-    CreateUnknown,
     HostFailed,
     LeaseLost,
     LeaseTaken,
@@ -23,7 +23,7 @@ from stillreel.fleet.circuit import failed_boots
 from stillreel.fleet.clock import Clock
 from stillreel.fleet.decision import Crew, Waiting, decide, is_triggered
 from stillreel.fleet.holding import Holding
-from stillreel.fleet.labels import Label, run_prefix
+from stillreel.fleet.labels import MOST, Label, run_prefix
 from stillreel.fleet.leases import (
     LONGEST,
     LOOK_BACK,
@@ -33,6 +33,7 @@ from stillreel.fleet.leases import (
     money_of,
 )
 from stillreel.fleet.limits import Limits, Order
+from stillreel.fleet.listen import heard_of
 from stillreel.fleet.offers import quarantined, rank_now, usd_at_most, usd_for_bytes
 from stillreel.fleet.provider import Host, Provider
 from stillreel.fleet.ranking import Ranked
@@ -57,6 +58,8 @@ GROW = timedelta(minutes=5)
 FAILURES = 3
 """Hosts of one drain that may fail before it gives up."""
 OFFERS_TRIED = 5
+DECISIONS = 3
+"""So often one is made again that took longer than its lock."""
 ENOUGH = (End.DRAINED, End.DEADLINE, End.STALLED)
 """After these no other host is rented in this drain."""
 
@@ -103,7 +106,7 @@ class Drain:
         """
         order = self._order
         before = self._book.read([order.run_id]).get(order.run_id)
-        lease = self._book.claim(order.run_id, order.pool, self._clock.now())
+        lease = self._claim()
         if lease is None:
             self.report.outcome = "already draining"
             if before and before.number:  # this drain was silent for too long
@@ -112,7 +115,8 @@ class Drain:
             return self.report
         self.report.started_at = lease.started_at or self.report.started_at
         try:
-            self._adopt(before or lease)
+            # What one before it has asked for until now; and when it was last heard of.
+            self._adopt(replace(lease, beat_at=before.beat_at if before else None))
             self._rent_until_drained()
         except LeaseTaken:
             raise
@@ -122,6 +126,13 @@ class Drain:
             raise
         self._clear_up()
         return self.report
+
+    def _claim(self) -> Lease | None:
+        book, order, clock = self._book, self._order, self._clock
+        others = [x for x in book.unfinished(order.pool) if x.run_id != order.run_id]
+        if heard_of(book, others, clock):
+            return None
+        return book.claim(order.run_id, order.pool, clock.now())
 
     # --- what to rent ---------------------------------------------------------------------------
 
@@ -186,7 +197,8 @@ class Drain:
         """Every few minutes, rent another host where those that work need long."""
         now = self._clock.now()
         is_full = not 0 < len(self._watches) < self._limits.hosts or self._leaving or self._unknown
-        if is_full or not self._may_grow or self._failures or now - self._grew_at < GROW:
+        is_late = now - self.report.started_at > self._limits.life  # for ever it would go on else
+        if is_full or is_late or not self._may_grow or self._failures or now - self._grew_at < GROW:
             return
         self._grew_at = now
         try:
@@ -258,48 +270,64 @@ class Drain:
 
         One drain at a time, or each would spend what is left of the budget.
         """
-        with self._book.deciding():
-            now, run_id = self._clock.now(), self._order.run_id
-            at_most = self.report.usd_at_most(now)
-            if choice:
-                at_most += usd_at_most(choice, self._limits.life)
-            leases = self._book.since(now - LOOK_BACK)
-            closed_at = self._book.circuit_closed_at(self._order.pool)
-            decision = decide(
-                waiting,
-                self._limits.rule,
-                best=choice,
-                reserve_usd=at_most,
-                money=money_of(leases, but=run_id, now=now),
-                now=self._is_asked,
-                crew=crew,
-                failed_boots=failed_boots(leases, self._order.pool, closed_at=closed_at),
-                pool=self._order.pool,
-            )
-            if not crew:
-                self.report.decision = decision
-            log.info("%s", decision.explain())
-            if not decision.rent or not choice:
-                return None
-            asked = Asked(
-                self._holding.number + 1,
-                now + self._limits.life,
-                choice.offer.usd_per_hour,
-                now,
-                usd_for_bytes(choice),
-            )
-            self._holding.ask(asked, at_most_usd=at_most, now=now)
+        if self._holding.number >= MOST:
+            raise HostFailed(f"one drain asks for {MOST} machines at most; a later one goes on")
+        for _ in range(DECISIONS):
+            with self._book.deciding() as is_alone:
+                asked = self._decide(waiting, choice, crew)
+                if asked is None or is_alone():
+                    return asked
+            log.warning("the decision took too long; another drain may have decided meanwhile")
+            self._holding.note_gone(self._label(asked))
+        raise PrefectUnavailable("deciding what to rent took longer than anybody waits for it")
+
+    def _decide(self, waiting: Waiting, choice: Ranked | None, crew: Crew | None) -> Asked | None:
+        now, run_id = self._clock.now(), self._order.run_id
+        at_most = self.report.usd_at_most(now)
+        if choice:
+            at_most += usd_at_most(choice, self._limits.life)
+        leases = self._book.since(now - LOOK_BACK)
+        closed_at = self._book.circuit_closed_at(self._order.pool)
+        decision = decide(
+            waiting,
+            self._limits.rule,
+            best=choice,
+            reserve_usd=at_most,
+            money=money_of(leases, but=run_id, now=now),
+            now=self._is_asked,
+            crew=crew,
+            failed_boots=failed_boots(leases, self._order.pool, closed_at=closed_at),
+            pool=self._order.pool,
+        )
+        if not crew:
+            self.report.decision = decision
+        log.info("%s", decision.explain())
+        if not decision.rent or not choice:
+            return None
+        asked = Asked(
+            self._holding.number + 1,
+            now + self._limits.life,
+            choice.offer.usd_per_hour,
+            now,
+            usd_for_bytes(choice),
+        )
+        self._holding.ask(asked, at_most_usd=at_most, now=now)
         return asked
+
+    def _label(self, asked: Asked) -> Label:
+        return Label(self._order.installation, self._order.run_id, asked.number)
 
     def _create(self, choice: Ranked, asked: Asked) -> bool:
         """Ask for one machine, once, under a label that is written down; whether it was made."""
-        order = self._order
-        label = Label(order.installation, order.run_id, asked.number)
+        order, label = self._order, self._label(asked)
         try:
             boot = order.boot(label, choice, asked.until)
         except StillreelError:  # nothing was asked for
             self._holding.note_gone(label)
             raise
+        stay = self._stay(label, asked, None, choice)
+        self.report.stays.append(stay)
+        self._holding.beat()  # this process may have stood still since its promise
         self._unknown.append(label)
         host = None
         try:
@@ -311,20 +339,20 @@ class Drain:
             self._clock.sleep(POLL_SECONDS)
         except ProviderRefused:  # so none was made
             self._unknown.remove(label)
-            self._holding.note_gone(label)
-            raise
-        except CreateUnknown:  # it may be there, and costs until that is known
-            self.report.stays.append(self._stay(label, asked, None, choice))
+            self._give_up(stay)
             raise
         self._unknown.remove(label)
-        if host is None:  # one that appears later is given up, and reaped
-            self._holding.note_gone(label)
+        if host is None:  # one that appears later is a stray
+            self._give_up(stay)
             return False
         log.info("rented %s: %s %s", label, host.provider, host.id)
-        stay = self._stay(label, asked, host, choice)
-        self.report.stays.append(stay)
+        stay.machine, stay.owner = host.machine, host.owner
         self._watches.append(Watch(stay, host, self._limits))
         return True
+
+    def _give_up(self, stay: Stay) -> None:
+        self.report.stays.remove(stay)
+        self._holding.note_gone(stay.label)
 
     def _stay(
         self, label: Label, asked: Asked, host: Host | None, choice: Ranked | None = None
@@ -373,6 +401,10 @@ class Drain:
         except ProviderUnavailable as exc:
             log.warning("the provider: %s", exc.message)
             return
+        ours = {watch.stay.label for watch in self._watches} | {*self._leaving, *self._unknown}
+        for stray in (host for host in there.values() if host.label not in ours):
+            log.warning("%s is there after all; it is given back", stray.label)
+            is_given_back(self._provider, stray, clock=self._clock)
         for watch in self._watches:
             host = there.get(watch.host.id)
             try:
@@ -415,7 +447,8 @@ class Drain:
         """Destroy what is to go, one try each. Raises HostUndestroyed after many."""
         for label, (watch, since) in list(self._leaving.items()):
             self._holding.beat()
-            if is_given_back(self._provider, watch.host):
+            born = watch.stay.since
+            if is_given_back(self._provider, watch.host, clock=self._clock, born=born):
                 del self._leaving[label]
                 watch.stay.until = self._clock.now()
                 self._holding.note_gone(label)
@@ -426,13 +459,24 @@ class Drain:
         """Have no host of this drain left, by our own list and by the provider's."""
         failed: list[StillreelError] = []
         provider, clock, beat = self._provider, self._clock, self._holding.beat_quietly
-        for watch in [*self._watches, *(watch for watch, _ in self._leaving.values())]:
-            try:
-                watch.stay.end = watch.stay.end or End.ENDED_EARLY
-                give_back(provider, watch.host, clock=clock, meanwhile=beat)
-                watch.stay.until = clock.now()
-            except StillreelError as exc:
-                failed.append(exc)
+        there = [*self._watches, *(watch for watch, _ in self._leaving.values())]
+        for patience in (0.0, DESTROY_SECONDS):  # each is asked to go before one is waited for
+            failed.clear()
+            for watch in (watch for watch in there if not watch.stay.until):
+                stay, host = watch.stay, watch.host
+                stay.end = stay.end or End.ENDED_EARLY
+                try:
+                    give_back(
+                        provider,
+                        host,
+                        clock=clock,
+                        patience=patience,
+                        meanwhile=beat,
+                        born=stay.since,
+                    )
+                    stay.until = clock.now()
+                except StillreelError as exc:
+                    failed.append(exc)
         try:
             if self._holding.number:
                 find(provider, self._unknown, clock=clock)  # until it would be listed

@@ -40,6 +40,7 @@ class Holding:
 
         Raises LeaseLost when the drain is not to go on; then it must not be.
         """
+        self.beat()  # a process that stood still until now is not to begin anew by this
         self.number, usd = asked.number, self._report.usd(now)
         self._report.asked = asked.number
         run_id = self._order.run_id

@@ -6,7 +6,7 @@ lives. Prefect's labels have no compare-and-set, so only the drain writes its ow
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from stillreel.fleet.decision import Money
 from stillreel.jobs.record import FINAL_STATES
 from stillreel.prefect_api import Json
 
-FLOW = "drain-backlog"
+FLOW, REAPER = "drain-backlog", "reap-hosts"
 NOT_RENTED = "Not rented"
 """Name of the final state of a drain that has asked for no machine."""
 BEAT_SECONDS = 60.0
@@ -112,8 +112,15 @@ class Lease:
     videos: int | None = None
 
     def lives(self, now: datetime) -> bool:
-        """Whether its hosts have somebody who looks after them."""
-        return not self.is_over and self.beat_at is not None and now - self.beat_at < LEASE
+        """Whether its hosts have somebody who looks after them.
+
+        A beat far ahead of us proves no more than one long ago: a clock is wrong.
+        """
+        return not self.is_over and self.beat_at is not None and abs(now - self.beat_at) < LEASE
+
+    def is_silent(self, now: datetime) -> bool:
+        """Whether it has not been heard of, and may be dead."""
+        return not self.is_over and self.beat_at is not None and not self.lives(now)
 
     @property
     def hosts(self) -> tuple[Asked, ...]:
@@ -169,9 +176,10 @@ def money_of(leases: Collection[Lease], *, but: str, now: datetime) -> Money:
     A drain that died before it could say what it cost may cost all that it had promised. One that
     began in an earlier month counts there, and only what it still may cost counts here too.
     """
+    first = month_start(now)
     others = [lease for lease in leases if lease.run_id != but]
-    here = [x for x in others if not x.started_at or x.started_at >= month_start(now)]
-    open_ = [x for x in others if x in here or x.lives(now)]
+    here = [x for x in others if not x.started_at or x.started_at >= first]
+    open_ = [x for x in others if x in here or x.lives(now) or (x.until and x.until >= first)]
     reserved = sum(max(0.0, x.reserved_usd - x.usd) for x in open_)
     return Money(sum(lease.usd for lease in here), reserved)
 
@@ -180,7 +188,8 @@ class LeaseBook(Protocol):
     """What a drain writes down of itself, and reads of the others. See `Leases`."""
 
     def claim(self, run_id: str, pool: str, now: datetime) -> Lease | None: ...
-    def deciding(self) -> AbstractContextManager[Any]: ...
+    def unfinished(self, pool: str) -> Collection[Lease]: ...
+    def deciding(self) -> AbstractContextManager[Callable[[], bool]]: ...
     def ask(
         self, run_id: str, asked: Asked, *, usd: float, reserved_usd: float, now: datetime
     ) -> bool: ...
@@ -221,8 +230,12 @@ class Leases:
                 return None
         return self.read([run_id])[run_id]
 
-    def deciding(self) -> AbstractContextManager[Any]:
-        """For the time from the look at the budget to the promise: one drain at a time."""
+    def deciding(self) -> AbstractContextManager[Callable[[], bool]]:
+        """For the time from the look at the budget to the promise: one drain at a time.
+
+        Gives the question whether that still holds: after the promise was written, for then
+        whoever decides later has seen it.
+        """
         return self._calls.lock("stillreel_budget", lease=DECIDE_SECONDS)
 
     def ask(
@@ -230,7 +243,7 @@ class Leases:
     ) -> bool:
         """Write down that this machine is about to be asked for: before it is.
 
-        False when the drain is not to go on; then nothing is written.
+        False when the drain is not to go on; then it must not be.
         """
         if not self._goes_on(run_id):
             return False
@@ -246,7 +259,7 @@ class Leases:
                 BEAT: now.isoformat(),
             },
         )
-        return True
+        return self._goes_on(run_id)  # whoever has taken it over since may not have read this
 
     def beat(self, run_id: str, *, usd: float, reserved_usd: float, now: datetime) -> bool:
         """Say that the drain lives; False when it is not to go on."""
@@ -304,10 +317,14 @@ class Leases:
         """The drains that have started since then."""
         return [lease_of(run) for run in self._calls.pages("/flow_runs/filter", drains_since(at))]
 
-    def _is_taken(self, run_id: str, pool: str, now: datetime) -> bool:
+    def unfinished(self, pool: str) -> list[Lease]:
+        """The drains of a pool whose runs are not over."""
         body = {"flow_runs": {"state": {"type": {"not_any_": sorted(FINAL_STATES)}}}} | _DRAINS
-        others = map(lease_of, self._calls.pages("/flow_runs/filter", body))
-        return any(x.pool == pool and x.run_id != run_id and x.lives(now) for x in others)
+        found = map(lease_of, self._calls.pages("/flow_runs/filter", body))
+        return [lease for lease in found if lease.pool == pool]
+
+    def _is_taken(self, run_id: str, pool: str, now: datetime) -> bool:
+        return any(x.run_id != run_id and x.lives(now) for x in self.unfinished(pool))
 
     def _goes_on(self, run_id: str) -> bool:
         lease = lease_of(self._calls.get(f"/flow_runs/{run_id}"))

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from stillreel.errors import FleetError, HostUndestroyed, StillreelError
 from stillreel.fleet.clock import Clock
 from stillreel.fleet.labels import installation_prefix
-from stillreel.fleet.leases import BEAT_SECONDS, Lease, LeaseBook
+from stillreel.fleet.leases import Lease, LeaseBook
+from stillreel.fleet.listen import heard_of
 from stillreel.fleet.provider import Host, HostState, Leftover, Provider
 from stillreel.fleet.renting import give_back
 
 MARGIN = timedelta(minutes=15)
 """Past the longest life of a host, for one whose lease is not to be found."""
 PATIENCE_SECONDS = 60.0
-LISTEN_SECONDS = 2 * BEAT_SECONDS
-"""A drain that is silent by our clock is listened to for so long before its hosts go."""
 
 log = logging.getLogger("stillreel.fleet")
 
@@ -81,7 +80,7 @@ def reap(
             "`stillreel fleet destroy` ends them by hand"
         )
     if not dry_run:
-        leases |= _heard_of_after_all(book, leases, clock)
+        leases |= heard_of(book, leases.values(), clock)
     found = [Found(thing, verdict(thing, leases, now=clock.now(), life=life)) for thing in things]
     if dry_run:
         return found
@@ -109,31 +108,6 @@ def verdict(
     if not lease.lives(now):
         return "its drain has not been heard of"
     return _of_a_living_drain(thing, lease, now)
-
-
-def _heard_of_after_all(
-    book: LeaseBook, leases: Mapping[str, Lease], clock: Clock
-) -> dict[str, Lease]:
-    """The silent drains that speak while we listen: their clock or ours is wrong."""
-    now = clock.now()
-    silent = {x.run_id: x for x in leases.values() if not x.is_over and not x.lives(now)}
-    silent = {run_id: lease for run_id, lease in silent.items() if lease.beat_at}
-    if not silent:
-        return {}
-    clock.sleep(LISTEN_SECONDS)
-    heard = {
-        run_id: replace(lease, beat_at=clock.now())
-        for run_id, lease in book.read(silent.keys()).items()
-        if lease.beat_at and lease.beat_at != silent[run_id].beat_at
-    }
-    for run_id in heard:
-        log.warning(
-            "the drain %s lives, and its beat is %.0f minutes old by this machine's clock; one of "
-            "the two clocks is wrong",
-            run_id,
-            (now - (silent[run_id].beat_at or now)).total_seconds() / 60,
-        )
-    return heard
 
 
 def _of_a_living_drain(host: Host, lease: Lease, now: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from stillreel.errors import (
     CreateUnknown,
@@ -71,30 +72,43 @@ def give_back(
     clock: Clock,
     patience: float = DESTROY_SECONDS,
     meanwhile: Callable[[], None] = lambda: None,
+    born: datetime | None = None,
 ) -> None:
     """Destroy a host, and return when the provider shows that it is gone.
 
     Raises HostUndestroyed when it does not within `patience` seconds. `meanwhile` is done between
-    two tries.
+    two tries; `born` as in `is_given_back`.
     """
     deadline = clock.now().timestamp() + patience
-    while not is_given_back(provider, host):
+    while not is_given_back(provider, host, clock=clock, born=born):
         if clock.now().timestamp() >= deadline:
             raise undestroyed(host)
         meanwhile()
         clock.sleep(POLL_SECONDS)
 
 
-def is_given_back(provider: Provider, host: Host) -> bool:
-    """Destroy a host, once; whether the provider shows that it is gone."""
+def is_given_back(
+    provider: Provider, host: Host, *, clock: Clock, born: datetime | None = None
+) -> bool:
+    """Destroy a host, once; whether the provider shows that it is gone, in both ways that it has.
+
+    `born`: when it was asked for by us. One that is very young may not be known yet, and is not
+    gone when it is not there.
+    """
     try:
         provider.destroy(host.id)
-        if provider.get(host.id) is None:
-            log.info("%s is gone", host.label)
-            return True
+        if provider.get(host.id) is not None:
+            return False
+        if any(there.id == host.id for there in provider.list(str(host.label))):
+            log.warning("%s is listed still", host.label)
+            return False
     except (ProviderUnavailable, ProviderRefused) as exc:
         log.warning("%s is not destroyed yet: %s", host.label, exc.message)
-    return False
+        return False
+    if born and (clock.now() - born).total_seconds() < ADOPT_SECONDS:
+        return False
+    log.info("%s is gone", host.label)
+    return True
 
 
 def undestroyed(host: Host) -> HostUndestroyed:

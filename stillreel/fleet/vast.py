@@ -95,7 +95,8 @@ class Vast:
                 owner=offer.owner,
             )
         # An error may have made a stopped machine (a bid too low), and says so or not.
-        if made or response.is_success or response.status_code >= 500:
+        status = response.status_code
+        if made or response.is_success or status >= 500 or status == 408:
             raise CreateUnknown
         raise _refusal(response.status_code, answer)
 
@@ -105,17 +106,20 @@ class Vast:
         One that has lost our label is not gone: it costs, so that is ProviderUnavailable.
         """
         answer = self._ask("GET", f"/api/v0/instances/{host_id}/", gone_is_fine=True)
-        row = answer.get("instances")
+        if "instances" not in answer:  # only null says that it is gone
+            raise ProviderUnavailable("Vast.ai's answer about a machine cannot be read")
+        row = answer["instances"]
         if not row:
             return None
-        if host := host_of(row):
-            return host
+        with _readable():
+            if host := host_of(row):
+                return host
         raise ProviderUnavailable(f"Vast.ai shows machine {host_id} without our label")
 
     def list(self, prefix: str) -> list[Host]:
         """Our hosts: all pages are read, and other people's machines are left out."""
         rows: list[Mapping[str, Any]] = []
-        token = ""
+        token, seen = "", set[str]()
         while True:
             query = f"?limit={PAGE}" + (f"&after_token={token}" if token else "")
             answer = self._ask("GET", f"/api/v1/instances/{query}")
@@ -123,11 +127,15 @@ class Vast:
             if not isinstance(page, list):
                 raise ProviderUnavailable("Vast.ai's list of machines cannot be read")
             rows += page
-            token = answer.get("next_token") or ""
+            token = str(answer.get("next_token") or "")
             if not token:
                 break
-        ours = (row for row in rows if str(row.get("label") or "").startswith(prefix))
-        return [host for host in map(host_of, ours) if host]
+            if token in seen:
+                raise ProviderUnavailable("Vast.ai's list of machines has no end")
+            seen.add(token)
+        with _readable():
+            ours = (row for row in rows if str(row.get("label") or "").startswith(prefix))
+            return [host for host in map(host_of, ours) if host]
 
     def destroy(self, host_id: str) -> None:
         """Give the machine back; fine when it is gone."""
@@ -171,7 +179,7 @@ class Vast:
                 answer = _json(response)
                 gone = response.status_code == 404 or answer.get("error") in _GONE
                 if gone_is_fine and gone:
-                    return {}
+                    return {"instances": None}
                 if not response.is_success or answer.get("success") is False:
                     raise _refusal(response.status_code, answer)
                 return answer
@@ -261,6 +269,15 @@ def _transport() -> Iterator[None]:
         yield
     except httpx.TransportError as exc:
         raise ProviderUnavailable from exc
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """One of ours that is told of in a way that we cannot read costs, so it is not skipped."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise ProviderUnavailable("Vast.ai's words about a machine cannot be read") from exc
 
 
 def _refusal(

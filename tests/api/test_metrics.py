@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from prefect import flow
 from prometheus_client.parser import text_string_to_metric_families
 
 from stillreel.api.metrics import stage_quantiles
+from stillreel.fleet.leases import REAPER
 from tests.api.conftest import KEY, Api, running_api
 from tests.stack import free_port
 
 Samples = dict[frozenset[str], float]
+
+
+@flow(name=REAPER)
+def reaper_flow() -> str:
+    """Stands for a round: only its name and its end count here."""
+    return "nothing to do"
 
 
 def of(*values: str) -> frozenset[str]:
@@ -73,6 +81,12 @@ def test_this_months_money_for_rented_hosts_is_told(api: Api) -> None:
     assert usd[of("budget")] == 50.0
     assert usd[of("spent")] >= 0
     assert of("promised") in usd
+
+
+def test_it_is_told_when_the_reaper_last_came_to_a_good_end(api: Api) -> None:
+    reaper_flow()
+    as_new(api)
+    assert 0 <= scrape(api)["stillreel_reaper_age_seconds"][of()] < 600
 
 
 def test_scrapes_in_a_row_share_what_was_read(api: Api) -> None:

@@ -50,7 +50,7 @@ class FakeVast:
     """Faults are taken in order, one per call of `offers create get list destroy`.
 
     `hang` and `error` on a create take effect first; `lost` on a destroy answers success and does
-    nothing; a number is an answer with that status and without effect.
+    nothing; a number is an answer with that status and without effect; a dict is one with 200.
     """
 
     offers: list[dict[str, Any]] = field(default_factory=list)
@@ -117,6 +117,8 @@ class FakeVast:
         fault = self.faults[kind].popleft() if self.faults[kind] else None
         if isinstance(fault, int):
             return fault, {"success": False, "error": "fault"}
+        if isinstance(fault, dict):
+            return 200, fault
         with self.lock:
             answer = getattr(self, f"_{kind}")(seen, number, fault)
         if fault == "hang":

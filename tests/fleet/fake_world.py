@@ -159,6 +159,8 @@ class FakeProvider:
     creates: list[str] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter[str])
     left: list[Leftover] = field(default_factory=list)
+    is_blind: bool = False
+    """Whether a machine that is not listed yet is unknown to `get` and `destroy` too, as at EC2."""
 
     def offers(self, need: Need, *, interruptible: bool = False) -> list[Offer]:
         self._fault("offers")
@@ -191,7 +193,7 @@ class FakeProvider:
     def get(self, host_id: str) -> Host | None:
         if self._fault("get") == "absent":
             return None
-        return next((it.host for it in self.world.living() if it.host.id == host_id), None)
+        return next((it.host for it in self._known() if it.host.id == host_id), None)
 
     def list(self, prefix: str) -> list[Host]:
         if self._fault("list") == "absent":
@@ -208,7 +210,7 @@ class FakeProvider:
             return
         if fault:
             raise fault
-        for it in self.world.living():
+        for it in self._known():
             if it.host.id == host_id:
                 self.world.end(it)
 
@@ -221,6 +223,10 @@ class FakeProvider:
 
     def close(self) -> None:
         """There are no connections."""
+
+    def _known(self) -> list[FakeHost]:
+        there = self.world.living()
+        return [it for it in there if not self.is_blind or it.visible_at <= self.world.at]
 
     def _make(self, offer: Offer, boot: Boot) -> Host:
         host = Host(
@@ -297,6 +303,10 @@ class FakeBook:
     """Who holds the lock of the budget; one at most."""
     tokens: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     """Labels of lease tokens by run."""
+    on_lost: Callable[[], Any] | None = None
+    """What happens when the holder loses the lock while it has it; None: it keeps it."""
+    loses: int = 1
+    """So often."""
 
     def start(self, run_id: str, **values: Any) -> Lease:
         """A drain's flow run has begun."""
@@ -320,15 +330,26 @@ class FakeBook:
         self.change(run_id, beat_at=now)
         return self.leases[run_id]
 
+    def unfinished(self, pool: str) -> list[Lease]:
+        self._reach()
+        return [x for x in self.leases.values() if x.pool == pool and not x.is_over]
+
     @contextmanager
-    def deciding(self) -> Iterator[None]:
+    def deciding(self) -> Iterator[Callable[[], bool]]:
         self._reach()
         assert not self.deciders
         self.deciders.append(self.execution)
         try:
-            yield
+            yield self._keeps_lock
         finally:
             self.deciders.remove(self.execution)
+
+    def _keeps_lock(self) -> bool:
+        if self.on_lost is None or not self.loses:
+            return True
+        self.loses -= 1
+        self.on_lost()
+        return False
 
     def ask(
         self, run_id: str, asked: Asked, *, usd: float, reserved_usd: float, now: datetime

@@ -150,6 +150,7 @@ def test_a_create_that_may_have_worked_is_not_known_and_sent_once(
         pytest.param(401, ProviderRefused, id="wrong key"),
         pytest.param(400, ProviderRefused, id="refused"),
         pytest.param(502, CreateUnknown, id="gateway"),
+        pytest.param(408, CreateUnknown, id="a proxy did not wait"),
     ],
 )
 def test_a_create_that_fails_says_how(
@@ -240,6 +241,43 @@ def test_no_secret_is_told(fake: FakeVast, vast: Vast, caplog: pytest.LogCapture
 )
 def test_three_statuses_come_to_one(row: dict[str, Any], state: HostState) -> None:
     assert state_of(row) is state
+
+
+@pytest.mark.parametrize("answer", [{}, {"success": True}, {"msg": "try later"}])
+def test_an_answer_that_says_nothing_of_a_machine_does_not_say_that_it_is_gone(
+    fake: FakeVast, vast: Vast, answer: dict[str, Any]
+) -> None:
+    made = vast.create(offer_from(vast), boot_of())
+    fake.faults["get"].append(answer)
+    with pytest.raises(ProviderUnavailable, match="cannot be read"):
+        vast.get(made.id)
+    assert vast.get(made.id)
+
+
+@pytest.mark.parametrize("change", [{"start_date": "soon"}, {"id": None}, {"dph_total": "cheap"}])
+def test_a_machine_of_ours_that_cannot_be_read_is_not_left_out(
+    fake: FakeVast, vast: Vast, change: dict[str, Any]
+) -> None:
+    """And stops no reaper at the other provider, as any other error would."""
+    made = vast.create(offer_from(vast), boot_of())
+    row = {**fake.machines[int(made.id)], **change}
+    if change == {"id": None}:
+        del row["id"]
+    for kind, answer in (("list", {"instances": [row]}), ("get", {"instances": row})):
+        fake.faults[kind].append(answer)
+    with pytest.raises(ProviderUnavailable, match="cannot be read"):
+        vast.list(MAIN)
+    with pytest.raises(ProviderUnavailable, match="cannot be read"):
+        vast.get(made.id)
+    fake.faults["list"].append({"instances": [{**row, "label": "somebody else's"}]})
+    assert vast.list(MAIN) == []
+
+
+def test_a_list_without_an_end_is_left(fake: FakeVast, vast: Vast) -> None:
+    fake.faults["list"].extend([{"instances": [], "next_token": "again"}] * 10)
+    with pytest.raises(ProviderUnavailable, match="no end"):
+        vast.list(MAIN)
+    assert len(fake.calls("list")) == 2
 
 
 @pytest.mark.parametrize("label", [None, "", "somebody else's"])
