@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
@@ -17,7 +17,6 @@ from stillreel.api import docs
 from stillreel.api.error_handlers import install_problems
 from stillreel.api.middleware import install_middleware
 from stillreel.api.problems import PROBLEMS
-from tests.browser.audit import barriers
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -81,15 +80,3 @@ def test_renders_and_tries_requests_without_any_other_server(
     assert f"{address}/api/v1/generate" in asked
     elsewhere = [url for url in asked if not url.startswith((f"{address}/", "data:", "blob:"))]
     assert (elsewhere, faults) == ([], [])
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_it(
-    page: Page, address: str, scheme: Literal["light", "dark"], width: int
-) -> None:
-    page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size({"width": width, "height": 900})
-    page.goto(f"{address}/docs")
-    page.get_by_text("Submit one video.").wait_for()
-    assert barriers(page) == []
