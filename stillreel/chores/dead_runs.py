@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,12 @@ SILENCE_SECONDS = 75.0
 NEVER_HEARD_SECONDS = 240.0
 """For a run that was never heard: it may beat as slowly as Prefect does by default, each 180 s."""
 PENDING_SECONDS = 120.0
-"""From the claim of a run to the start of its process; some seconds are usual."""
+"""From the claim of a run to the start of its process; some seconds are usual.
+
+Twice as long after each time that a run was put back: a host that is too busy for the start of a
+process within the time would be interrupted in it for ever.
+"""
+PENDING_DOUBLINGS = 3
 BLIND_SECONDS = 20.0
 """After so long without a look everybody is given all of the time again: nobody could be heard."""
 SPEAK_SECONDS = 10.0
@@ -68,6 +74,8 @@ class DeadRuns:
         self._deaf_seconds = deaf_seconds
         self._scan = Scan(states=("RUNNING", "CANCELLING", "PENDING"))
         self._signs: dict[str, _Sign] = {}
+        self._put_back: Counter[str] = Counter()
+        """How often this keeper has put a claimed run back, by run."""
         self._looked_at = self._spoke_at = self._heard_at = float("-inf")
         self._deaf_said_at = float("-inf")
         self._own = ""
@@ -101,13 +109,15 @@ class DeadRuns:
         self._say_deaf(is_deaf, now)
         self._looked_at = now
         for record in records:
+            if record.state_type == "RUNNING":
+                self._put_back.pop(record.run_id, None)
             sign = self._see(record, beats.get(record.run_id, ""), now)
-            if now - sign.at > _patience(record, sign):
+            if now - sign.at > self._patience(record, sign):
                 try:
                     await self._end(record, now - sign.at)
                 except (JobConflict, PrefectRefused) as exc:
                     log.info("%s is looked at again: %s", record.job_id, exc.message)
-        oldest = now - max(SILENCE_SECONDS, NEVER_HEARD_SECONDS, PENDING_SECONDS) * 4
+        oldest = now - max(SILENCE_SECONDS, NEVER_HEARD_SECONDS, PENDING_SECONDS) * 8
         self._signs = {run: sign for run, sign in self._signs.items() if sign.at > oldest}
 
     def _see(self, record: Record, beat: str, now: float) -> _Sign:
@@ -136,6 +146,7 @@ class DeadRuns:
                     await actions.crash(record, message)
                 else:
                     await actions.requeue(record, then)
+                self._put_back[record.run_id] += 1
                 self._tally.note("unclaimed", record.job_id, message)
             case "CANCELLING":
                 await actions.end_cancel(record)
@@ -146,6 +157,11 @@ class DeadRuns:
                 message = f"no sign of life of its process for {silent:.0f} s"
                 await actions.crash(record, message)
                 self._tally.note("crashed", record.job_id, message)
+
+    def _patience(self, record: Record, sign: _Sign) -> float:
+        if record.state_type != "PENDING":
+            return SILENCE_SECONDS if sign.beat else NEVER_HEARD_SECONDS
+        return PENDING_SECONDS * 2 ** min(self._put_back[record.run_id], PENDING_DOUBLINGS)
 
     def _say_deaf(self, is_deaf: bool, now: float) -> None:
         """Again and again, while it lasts: the alarm looks at the last minutes."""
@@ -196,12 +212,6 @@ class DeadRuns:
                 run = event["resource"]["prefect.resource.id"].removeprefix("prefect.flow-run.")
                 found.setdefault(run, event["id"])
         return found
-
-
-def _patience(record: Record, sign: _Sign) -> float:
-    if record.state_type == "PENDING":
-        return PENDING_SECONDS
-    return SILENCE_SECONDS if sign.beat else NEVER_HEARD_SECONDS
 
 
 def _groups(run_ids: Sequence[str]) -> Iterable[Sequence[str]]:

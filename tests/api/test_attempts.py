@@ -323,6 +323,21 @@ def test_a_claim_that_nobody_starts_goes_back_to_the_queue(control: Control, kee
     assert (found.record.state_type, found.record.attempt) == ("SCHEDULED", 1)
 
 
+def test_a_host_that_is_slow_to_start_it_gets_twice_the_time_after_that(
+    control: Control, keeper: Any
+) -> None:
+    job_id = control.api.submit()["job_id"]
+    put(control, job_id, Pending())
+    keeper()
+    keeper(dead_runs.PENDING_SECONDS + 20)
+    put(control, job_id, Pending())
+    keeper()
+    keeper(dead_runs.PENDING_SECONDS + 20)
+    assert control.read(job_id).record.state_type == "PENDING"
+    keeper(dead_runs.PENDING_SECONDS)
+    assert control.read(job_id).record.state_type == "SCHEDULED"
+
+
 def test_a_cancel_that_no_host_carries_out_ends_too(control: Control, keeper: Any) -> None:
     job_id = control.api.submit()["job_id"]
     put(control, job_id, Running(), Cancelling())

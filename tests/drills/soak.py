@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 from threading import Event
@@ -33,6 +33,8 @@ PAUSES = (3.0, 12.0)
 WEIGHTS = {"flow": 8, "worker": 3, "inference": 3, "host": 2} | dict.fromkeys(SERVERS, 0.6)
 """How often each is struck. A server of ours takes longer to come back than a host's parts."""
 SECONDS_PER_STEP = 0.2
+LOOKS = 10
+"""Jobs that are asked for between two kills, in turn: while Prefect is away each takes seconds."""
 SILENT_SECONDS = 1200.0
 """After so long without the end of any job they are stuck."""
 
@@ -84,16 +86,18 @@ def run_soak(installation: Installation, *, jobs: int, seed: int) -> tuple[list[
     """Order so many jobs, strike until all of them have ended, and look at each."""
     soak, begin = Soak(installation, Random(seed)), monotonic()
     ordered = [installation.order() for _ in range(jobs)]
-    waiting, seconds = set(ordered), dict[str, float]()
+    waiting, seconds = deque(ordered), dict[str, float]()
     log.info("%d jobs ordered after %.0f s", jobs, monotonic() - begin)
     while waiting:
         Event().wait(soak.dice.uniform(*PAUSES))  # the pace of the drill
         installation.revive()
-        struck = soak.strike()
-        ended = {job_id for job_id in waiting if installation.ended(job_id)}
-        waiting -= ended
-        now = monotonic() - begin
-        seconds |= dict.fromkeys(ended, now)
+        struck, now = soak.strike(), monotonic() - begin
+        for _ in range(min(LOOKS, len(waiting))):
+            job_id = waiting.popleft()
+            if installation.ended(job_id):
+                seconds[job_id] = round(now, 1)
+            else:
+                waiting.append(job_id)
         log.info("%6.0f s: %d jobs left, %s struck", now, len(waiting), struck or "nothing")
         if now - max([0.0, *seconds.values()]) > SILENT_SECONDS:
             break  # what is left is stuck, and its row says so
@@ -101,7 +105,7 @@ def run_soak(installation: Installation, *, jobs: int, seed: int) -> tuple[list[
 
 
 def _outcome(soak: Soak, job_id: str, seconds: float) -> Outcome:
-    found = Outcome(job_id, seconds=round(seconds, 1))
+    found = Outcome(job_id, seconds=seconds)
     try:
         job, found.revived = soak.installation.wait_for_end(job_id, seconds=60)
         look_at(found, soak.installation, job, struck=None)
