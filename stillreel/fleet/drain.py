@@ -19,22 +19,15 @@ from stillreel.errors import (
     StillreelError,
 )
 from stillreel.fleet.backlog import Jobs
-from stillreel.fleet.circuit import failed_boots
 from stillreel.fleet.clock import Clock
-from stillreel.fleet.decision import Crew, Waiting, decide, is_triggered
+from stillreel.fleet.deciding import Deciding
+from stillreel.fleet.decision import Crew, is_triggered
 from stillreel.fleet.holding import Holding
-from stillreel.fleet.labels import MOST, Label, run_prefix
-from stillreel.fleet.leases import (
-    LONGEST,
-    LOOK_BACK,
-    Asked,
-    Lease,
-    LeaseBook,
-    money_of,
-)
+from stillreel.fleet.labels import Label, run_prefix
+from stillreel.fleet.leases import LONGEST, Asked, Lease, LeaseBook
 from stillreel.fleet.limits import Limits, Order
 from stillreel.fleet.listen import heard_of
-from stillreel.fleet.offers import quarantined, rank_now, usd_at_most, usd_for_bytes
+from stillreel.fleet.offers import quarantined, rank_now
 from stillreel.fleet.provider import Host, Provider
 from stillreel.fleet.ranking import Ranked
 from stillreel.fleet.renting import (
@@ -58,8 +51,6 @@ GROW = timedelta(minutes=5)
 FAILURES = 3
 """Hosts of one drain that may fail before it gives up."""
 OFFERS_TRIED = 5
-DECISIONS = 3
-"""So often one is made again that took longer than its lock."""
 ENOUGH = (End.DRAINED, End.DEADLINE, End.STALLED)
 """After these no other host is rented in this drain."""
 
@@ -97,6 +88,7 @@ class Drain:
         """Those that are being given back, and since when."""
         self.report = Report(order.pool, clock.now())
         self._holding = Holding(order, book, clock, self.report)
+        self._deciding = Deciding(order, limits, book, clock, self._holding, self.report)
 
     def run(self) -> Report:
         """Drain, and return when no host of this drain is left.
@@ -219,12 +211,12 @@ class Drain:
             work_hours = (waiting.count + working) * self._order.seconds_per_job / 3600
             crew = Crew(len(self._watches), work_hours, limits.work_hours)
         ranked, jobs = list[Ranked](), max(1, waiting.count // (1 + len(self._watches)))
-        if is_triggered(waiting, limits.rule, now=self._is_asked, crew=crew):
+        if is_triggered(waiting, limits.rule, now=self._deciding.is_asked, crew=crew):
             self._take_over()
             ranked = self._ranked(jobs)
         while True:
             for choice in ranked[:OFFERS_TRIED] or (None,):
-                asked = self._ask(waiting, choice, crew)
+                asked = self._deciding.ask(waiting, choice, crew)
                 if asked is None or choice is None:
                     return False
                 if self._create(choice, asked):
@@ -235,11 +227,6 @@ class Drain:
             self._interruptible = False
             ranked = self._ranked(jobs)
         raise HostFailed("none of the best offers was to be had; a later drain may succeed")
-
-    @property
-    def _is_asked(self) -> bool:
-        """Whether one job is enough: a person asks, or this drain has begun what it is to end."""
-        return self._order.now or self._holding.number > 0
 
     def _ranked(self, jobs: int) -> list[Ranked]:
         return rank_now(
@@ -265,61 +252,9 @@ class Drain:
                 sweep(self._provider, prefix, clock=self._clock, meanwhile=self._holding.beat)
         self._took_over = True
 
-    def _ask(self, waiting: Waiting, choice: Ranked | None, crew: Crew | None) -> Asked | None:
-        """Decide about this offer, and write down what is asked for; None when the rule says no.
-
-        One drain at a time, or each would spend what is left of the budget.
-        """
-        if self._holding.number >= MOST:
-            raise HostFailed(f"one drain asks for {MOST} machines at most; a later one goes on")
-        for _ in range(DECISIONS):
-            with self._book.deciding() as is_alone:
-                asked = self._decide(waiting, choice, crew)
-                if asked is None or is_alone():
-                    return asked
-            log.warning("the decision took too long; another drain may have decided meanwhile")
-            self._holding.note_gone(self._label(asked))
-        raise PrefectUnavailable("deciding what to rent took longer than anybody waits for it")
-
-    def _decide(self, waiting: Waiting, choice: Ranked | None, crew: Crew | None) -> Asked | None:
-        now, run_id = self._clock.now(), self._order.run_id
-        at_most = self.report.usd_at_most(now)
-        if choice:
-            at_most += usd_at_most(choice, self._limits.life)
-        leases = self._book.since(now - LOOK_BACK)
-        closed_at = self._book.circuit_closed_at(self._order.pool)
-        decision = decide(
-            waiting,
-            self._limits.rule,
-            best=choice,
-            reserve_usd=at_most,
-            money=money_of(leases, but=run_id, now=now),
-            now=self._is_asked,
-            crew=crew,
-            failed_boots=failed_boots(leases, self._order.pool, closed_at=closed_at),
-            pool=self._order.pool,
-        )
-        if not crew:
-            self.report.decision = decision
-        log.info("%s", decision.explain())
-        if not decision.rent or not choice:
-            return None
-        asked = Asked(
-            self._holding.number + 1,
-            now + self._limits.life,
-            choice.offer.usd_per_hour,
-            now,
-            usd_for_bytes(choice),
-        )
-        self._holding.ask(asked, at_most_usd=at_most, now=now)
-        return asked
-
-    def _label(self, asked: Asked) -> Label:
-        return Label(self._order.installation, self._order.run_id, asked.number)
-
     def _create(self, choice: Ranked, asked: Asked) -> bool:
         """Ask for one machine, once, under a label that is written down; whether it was made."""
-        order, label = self._order, self._label(asked)
+        order, label = self._order, self._deciding.label(asked)
         try:
             boot = order.boot(label, choice, asked.until)
         except StillreelError:  # nothing was asked for
