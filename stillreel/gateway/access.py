@@ -25,6 +25,8 @@ SHARED_RESULTS = ("fetch-image", "infer")
 a job whose upload has ended is completed."""
 
 _MB = 1_000_000
+_PLAIN = re.compile(r"[A-Za-z0-9._/-]+")
+"""Of names that are read: nothing that one server decodes and another does not."""
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _RESULT = re.compile(
     rf"{RESULT_FOLDER}/(?P<task>{'|'.join(SHARED_RESULTS)})-({'|'.join(map(str, RESULT_VERSIONS))})"
@@ -73,11 +75,12 @@ class RunAccess:
     def read(self, key: str) -> None:
         checked_key(key)
         is_image = key == self.image_key and key.startswith("inputs/")
-        if not is_image and not key.startswith(self._folders) and not result_task(key, self.run_id):
+        is_own = key.startswith(self._folders) and _PLAIN.fullmatch(key)
+        if not (is_image or is_own or result_task(key, self.run_id)):
             raise NotLeased("This object belongs to no run of this lease.")
 
     def list(self, prefix: str) -> None:
-        if not prefix.startswith(self._folders):
+        if not prefix.startswith(self._folders) or not _PLAIN.fullmatch(prefix):
             raise NotLeased("Only what belongs to this job can be listed.")
         checked_key(prefix.removesuffix("/"))
 

@@ -17,10 +17,14 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
+from stillreel.fleet.calls import prefect_calls
+from stillreel.fleet.leases import Leases
 from stillreel.gateway.allowed import CALLS
 from stillreel.gateway.calls import BODY_BYTES
 from stillreel.gateway.reports import LOG_BYTES
-from tests.api.conftest import Api
+from stillreel.keys import latents_key, lent_key, output_key, source_key
+from tests.api.background import eventually
+from tests.api.conftest import Api, png
 from tests.api.lessee import Lessee, lessee, prefect, task_run_event, waiting_job
 from tests.api.test_gateway import task_runs_of
 
@@ -35,6 +39,7 @@ class Prey:
     """What a hostile host must not reach; with a second lease, which is not its own either."""
 
     theirs: str
+    their_job: str
     waiting: str
     elsewhere: str
     drain: str
@@ -121,6 +126,7 @@ def prey(gateway: Api, server: httpx.Client) -> Iterator[Prey]:
         server.post("/variables/", json={"name": "prey", "value": SECRET})
         yield Prey(
             theirs=theirs,
+            their_job=job_id,
             waiting=waiting_job(gateway)[1],
             elsewhere=server.post(path, json={}).json()["id"],
             drain=other.label.run_id,
@@ -385,6 +391,63 @@ def test_events_about_what_is_not_its_own(
     assert table.successes == []
 
 
+def test_objects_that_are_not_its_own(host: Lessee, prey: Prey, gateway: Api, table: Table) -> None:
+    job_id, own = waiting_job(gateway)
+    assert host.claim(own) == "ACCEPT"
+    theirs = [f"inputs/{prey.their_job}/input.png", output_key(prey.their_job, "output.mp4"),
+              latents_key(prey.their_job, "0" * 32), lent_key(prey.their_job, "0" * 32),
+              f"results/infer-2-{prey.theirs}-0a1b"]  # fmt: skip
+    for key in theirs:
+        gateway.storage.put_bytes(key, b"theirs", content_type="image/png")
+    tricks = [f"inputs/{job_id}/../{prey.their_job}/input.png", f"/{theirs[0]}", f"./{theirs[0]}",
+              theirs[0].replace("/", "//", 1), theirs[0].replace("/", "%2f"), theirs[0].upper(),
+              f"inputs/{job_id}/..%2f{prey.their_job}/input.png", "..", "", "inputs", "owners/x",
+              theirs[0] + "\x00", f"inputs/{job_id}\\..\\{prey.their_job}"]  # fmt: skip
+    for run_id in (own, prey.theirs, prey.waiting, prey.drain, str(uuid4()), f"..%2f{own}"):
+        for key in (*theirs, *(tricks if run_id == own else ())):
+            for what, answer in _storage_calls(host, run_id, key):
+                table.note("objects of others, and tricks with keys", f"{what} {run_id} {key}",
+                           answer.status_code, is_success=answer.is_success)  # fmt: skip
+    assert table.successes == []
+    assert {gateway.storage.get_bytes(key) for key in theirs} == {b"theirs"}
+
+
+def test_what_it_did_once_more_when_its_lease_is_over(gateway: Api, table: Table) -> None:
+    with lessee(gateway) as late:
+        job_id, run_id = waiting_job(gateway)
+        assert late.claim(run_id) == "ACCEPT"
+        key = source_key(job_id)
+        gateway.storage.put_bytes(key, png(), content_type="image/png")
+        line = {"name": "n", "level": 20, "message": "m", "timestamp": "2026-11-28T12:00:00Z",
+                "flow_run_id": run_id}  # fmt: skip
+        calls: list[tuple[str, str, Any]] = [
+            ("GET", f"/flow_runs/{run_id}", None),
+            ("POST", f"/flow_runs/{run_id}/set_state", {"state": {"type": "RUNNING"}}),
+            ("POST", "/logs/", [line]),
+            ("POST", "/work_pools/local/get_scheduled_flow_runs", {"limit": 1}),
+        ]
+        for method, path, body in calls:
+            assert late.ask(method, path, body).is_success, path
+        base, headers = f"{gateway.url}/lease/storage/{run_id}", _bearer(late)
+        order = {"key": key, "content_type": "image/png", "size": 100_000}
+        with httpx.Client(headers=headers, trust_env=False, timeout=60) as client:
+            allowed = client.post(f"{base}/uploads", json=order)
+            assert allowed.is_success, allowed.text
+            done = {"upload": allowed.json()["upload"]}
+            with prefect_calls() as prefect_api:
+                Leases(prefect_api).gone(late.label.run_id, late.label.number)
+            for attempt in eventually():
+                with attempt:
+                    assert late.ask("GET", "/health").status_code == 401
+            answers = [late.ask(*call) for call in calls]
+            answers += [client.post(f"{base}/uploads/done", json=done)]
+            answers += [answer for _, answer in _storage_calls(late, run_id, key)]
+    for answer in answers:
+        table.note("the same calls after the end of the lease", str(answer.url), answer.status_code,
+                   is_success=answer.is_success)  # fmt: skip
+    assert table.successes == []
+
+
 def test_the_allow_list_is_short_enough_to_be_read() -> None:
     assert len(CALLS) <= 25
     assert {call.method for call in CALLS} <= {"GET", "POST", "PATCH"}
@@ -406,6 +469,24 @@ def _filled(pattern: str, prey: Prey) -> Iterator[str]:
         values = ("secret",)
     for value in values:
         yield from _filled(head + value + tail, prey)
+
+
+def _bearer(host: Lessee) -> dict[str, str]:
+    return {"Authorization": f"Bearer {host.token}"}
+
+
+def _storage_calls(host: Lessee, run_id: str, key: str) -> Iterator[tuple[str, httpx.Response]]:
+    """Every call of storage by lease, about this object of this run."""
+    base = f"{host.api.url}/lease/storage/{run_id}"
+    order = {"key": key, "content_type": "image/png", "size": 100_000}
+    image = _bearer(host) | {"Content-Type": "image/png"}
+    with httpx.Client(headers=_bearer(host), trust_env=False, timeout=60) as client:
+        yield "find", client.get(f"{base}/object", params={"key": key})
+        yield "link", client.get(f"{base}/link", params={"key": key, "seconds": 60})
+        yield "list", client.get(f"{base}/objects", params={"prefix": key})
+        yield "put", client.put(f"{base}/object", params={"key": key}, content=b"x", headers=image)
+        yield "allow", client.post(f"{base}/uploads", json=order)
+        yield "delete", client.delete(f"{base}/object", params={"key": key})
 
 
 def _bodies(method: str, path: str, prey: Prey) -> list[Any]:

@@ -69,6 +69,8 @@ TRICKS = [
     f"inputs\\{JOB}\\input.png",
     f"inputs/{JOB}/",
     f"inputs/{JOB}/a\0.png",
+    f"inputs/{JOB}/..%2f{OTHER}/input.png",
+    f"inputs/{JOB}\\..\\{OTHER}",
     "",
     "..",
 ]
