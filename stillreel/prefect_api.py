@@ -7,7 +7,7 @@ import base64
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -49,6 +49,8 @@ class PrefectApi:
         self.patience = patience
         self.spent = 0.0
         """Seconds spent in calls so far, waiting included; for measurements."""
+        self.on_write: Callable[[str], None] = lambda _: None
+        """Called with the path of each write, once nothing of it is under way any more."""
         self._client = httpx.AsyncClient(
             base_url=self.url,
             headers=dict(headers or {}),
@@ -117,6 +119,8 @@ class PrefectApi:
             raise PrefectUnavailable from exc
         finally:
             self.spent += time.monotonic() - started
+            if writes:
+                self.on_write(path)
 
     @asynccontextmanager
     async def _under_way(self, seconds: float) -> AsyncIterator[None]:

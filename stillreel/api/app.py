@@ -84,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
                 installation=settings.fleet.installation,
                 has_video=partial(_has_video, services),
             )
+            api.on_write = desk.leases.written
             door = LeaseDoor(desk, services.reader)
             app.state.desk, app.state.intake = desk, Intake(services.storage, settings, door)
             app.state.receipt_turns = asyncio.Semaphore(receipts.AT_ONCE)

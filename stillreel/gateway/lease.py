@@ -37,6 +37,7 @@ MISSES_MOST = 1_000
 CLAIM = "claimed by the lease "
 """+ its id: the message of a run's Pending state by which it was handed to this lease."""
 
+_RUN_PATH = re.compile(r"/flow_runs/([0-9a-f-]{36})(?:/|$)")
 _TOKEN = re.compile(r"lease_([0-9a-f]{32})_([1-9][0-9]{0,2})_[A-Za-z0-9_-]{43}")
 
 
@@ -146,6 +147,8 @@ class LeaseReader:
         self._held: Kept[tuple[str, Held]] = Kept(seconds=keep, most=KEPT_MOST)
         self._seen: Kept[tuple[str, Held]] = Kept(most=KEPT_MOST)
         """The same, however old it is."""
+        self._now: Kept[Json] = Kept(seconds=keep, most=KEPT_MOST)
+        """Runs as they are."""
         self._no_runs: Kept[bool] = Kept(seconds=keep, most=MISSES_MOST)
         self._runs: Kept[Json] = Kept(most=KEPT_MOST)
         self._flow_id = ""
@@ -172,15 +175,18 @@ class LeaseReader:
         return _of(lease, found, writes=writes)
 
     async def held_now(self, lease: Lease, run_id: str) -> tuple[Held, Json]:
-        """A run of this lease that is still its own, and the run as it is at this moment.
+        """A run of this lease that is still its own, and the run, two seconds old at most.
 
-        Raises NotLeased.
+        What this process writes itself counts at once, see `written`. Raises NotLeased.
         """
         run_id = _uuid(run_id)
-        run, found = await self.run(run_id), self._seen.get(run_id)
+        run, found = self._now.get(run_id), self._seen.get(run_id)
+        if run is None:
+            run = self._now.put(run_id, await self.run(run_id))
         if not found or found[1].state_id != run.get("state_id"):
             self.forget(run_id)
             found = await self._look(lease, run_id)
+            run = self._now.put(run_id, await self.run(run_id))
         return _of(lease, found, writes=True), run
 
     def moved(self, lease: Lease, held: Held, state: Mapping[str, Any]) -> None:
@@ -188,10 +194,18 @@ class LeaseReader:
         is_open, is_over = state["type"] != "SCHEDULED", state["type"] in FINAL_STATES
         now = replace(held, is_open=is_open, is_over=is_over, state_id=state["id"])
         self._know(held.run_id, (lease.id, now))
+        if run := self._now.get(held.run_id):
+            changed = {"state_id": state["id"], "state_type": state["type"], "state": dict(state)}
+            self._now.put(held.run_id, run | changed)
+
+    def written(self, path: str) -> None:
+        """Note that this process has written at this path of Prefect's API."""
+        if found := _RUN_PATH.match(path):
+            self.forget(found[1])
 
     def forget(self, run_id: str) -> None:
         """Ask Prefect again about this run: something has changed."""
-        for kept in (self._held, self._seen, self._no_runs):
+        for kept in (self._held, self._seen, self._now, self._no_runs):
             kept.drop(run_id)
 
     async def run(self, run_id: str) -> Json:
