@@ -1,6 +1,8 @@
 import { expect, test } from "vitest";
-import { counts, ends, isEnded, mergeFacts } from "./states.js";
+import { counts, ends, isEnded, lastingUrls, mergeFacts } from "./states.js";
 import type { Status } from "./shapes.js";
+
+const NOW = Date.parse("2026-11-28T12:00:00Z");
 
 const at = (text: string) => {
   const [status, round] = text.split(" ");
@@ -53,6 +55,22 @@ test("progress does not go back within a round, and begins anew with the next", 
   expect(mergeFacts(job, at("processing 1"), { progress: 70 }).progress).toBe(70);
   expect(mergeFacts(job, at("completed 1"), {}).progress).toBe(100);
   expect(mergeFacts(job, at("queued 2"), { progress: 0 }).progress).toBe(0);
+});
+
+test("an ended job keeps its URLs while they work, and takes new ones then", () => {
+  const had = { videoUrl: "https://v.test/1", posterUrl: "https://p.test/1", teaserUrl: undefined };
+  const told = { videoUrl: "https://v.test/2", posterUrl: "https://p.test/2", teaserUrl: "https://t.test/2" };
+  const after = (from: string, urlsExpireAt?: number, round = 1) => {
+    const facts = { ...told, urlsExpireAt: NOW + 1e9 };
+    const news = { externalId: "job_1", round, status: "completed" as const, facts };
+    return { ...facts, ...lastingUrls({ ...at(from), ...had, urlsExpireAt }, news, NOW) };
+  };
+  const kept = { videoUrl: had.videoUrl, posterUrl: had.posterUrl, teaserUrl: told.teaserUrl };
+  expect(after("completed 1", NOW + 1e6)).toMatchObject({ ...kept, urlsExpireAt: NOW + 1e6 });
+  expect(after("completed 1", NOW + 1000)).toMatchObject({ ...told, urlsExpireAt: NOW + 1e9 });
+  expect(after("completed 1")).toMatchObject(told);
+  expect(after("processing 1", NOW + 1e6)).toMatchObject(told);
+  expect(after("failed 1", NOW + 1e6, 2)).toMatchObject(told);
 });
 
 test("four statuses are ends", () => {

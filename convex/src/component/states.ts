@@ -11,6 +11,9 @@ const RANK: Record<Status, number> = {
   expired: 3,
 };
 
+/** Milliseconds for which a URL has to work still, so that it stays. */
+const URLS_LAST = 60_000;
+
 interface Standing {
   round: number;
   status: Status;
@@ -42,6 +45,15 @@ export function mergeFacts(job: Standing & Facts, news: Standing, told: Facts): 
     : {};
   const progress = news.status === "completed" ? 100 : Math.max(job.progress ?? 0, told.progress ?? 0);
   return { ...told, ...live, progress };
+}
+
+/** The URLs of an ended job for as long as they work: a video that plays is not to begin anew. */
+export function lastingUrls(job: Standing & Facts, news: News, now: number): Facts {
+  const told = news.facts;
+  const { videoUrl, posterUrl = told.posterUrl, teaserUrl = told.teaserUrl, urlsExpireAt } = job;
+  const isSame = isEnded(job.status) && (news.round ?? job.round) === job.round;
+  if (!isSame || !videoUrl || (urlsExpireAt ?? 0) < now + URLS_LAST) return {};
+  return { videoUrl, posterUrl, teaserUrl, urlsExpireAt };
 }
 
 /** News about the round that it names, or about the one that the job is in. */

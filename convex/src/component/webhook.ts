@@ -6,7 +6,7 @@ import { apply } from "./apply.js";
 import { readMessage } from "./message.js";
 import { pollAfter } from "./pace.js";
 import { plan } from "./plan.js";
-import { isEnded } from "./states.js";
+import { isEnded, lastingUrls } from "./states.js";
 import { verify, vSigned } from "./verify.js";
 
 export const vOutcome = v.union(
@@ -46,7 +46,8 @@ export const receive = mutation({
     const early = job ? undefined : news;
     await ctx.db.insert("deliveries", { webhookId, externalId: news.externalId, early });
     if (!job) return "early";
-    if (!(await apply(ctx, job, news))) return "late";
+    const facts = { ...news.facts, ...lastingUrls(job, news, Date.now()) };
+    if (!(await apply(ctx, job, { ...news, facts }))) return "late";
     if (isEnded(job.status)) await goOn(ctx, job._id);
     return "applied";
   },
