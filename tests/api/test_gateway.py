@@ -321,7 +321,9 @@ def test_artifacts_have_keys_of_their_own_job(
     assert other.ask("POST", "/artifacts/", body).status_code == 403
 
 
-def test_a_host_reports_itself_under_its_own_name_only(host: Lessee) -> None:
+def test_a_host_reports_itself_under_its_own_name_only(
+    host: Lessee, server: httpx.Client
+) -> None:
     worker = str(host.label)
     told = HostReport(worker=worker, pool="local", gpu="A10G", models=("wan-2.2",))
     report = artifact_of(told, at=datetime.now(UTC)) | {"data": "[click](https://evil.example)"}
@@ -339,6 +341,7 @@ def test_a_host_reports_itself_under_its_own_name_only(host: Lessee) -> None:
     assert host.ask("POST", path, beat).status_code == 204
     assert host.ask("POST", path, beat | {"name": "other"}).status_code == 403
     assert host.ask("POST", path.replace("local", "g5"), beat).status_code == 403
+    server.delete(f"/work_pools/local/workers/{worker}").raise_for_status()  # it would be online
 
 
 def test_lines_of_other_runs_are_left_out_of_the_log(
