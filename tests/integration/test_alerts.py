@@ -27,7 +27,7 @@ def exported() -> dict[str, set[str]]:
     """The labels of each sample that the API tells, by its name."""
     one = {("a", "b"): 1}
     oldest, money = {("a", "b"): 1.0}, {"spent": 1.0}
-    facts = Facts(True, one, one, oldest, {"a": 1}, {"a": Used()}, money, storage_up=True)
+    facts = Facts(True, one, one, oldest, {"a": 1}, {"a": Used()}, money, 1.0, storage_up=True)
     found: dict[str, set[str]] = {}
     for family in families(facts, {("GET", "/", "200"): 1}, {}):
         for sample in family.samples:
