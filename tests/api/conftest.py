@@ -27,6 +27,7 @@ from stillreel.api.server import KEEP_ALIVE_SECONDS
 from stillreel.settings import Settings, get_settings
 from stillreel.storage import Storage, open_storage
 from tests.api.control import Control, Listen
+from tests.api.lessee import Lessee, lessee, prefect
 from tests.api.outside import Door, assert_serves, prefect_behind_a_door
 from tests.receiver import Receiver, receiver
 from tests.stack import free_port
@@ -199,6 +200,27 @@ def gateway(prefect_api: str) -> Iterator[Api]:
     env = {"STILLREEL_KEEPER_LEADS": "false", "STILLREEL_PREFECT_SECONDS": "20"}
     with running_api(env) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(prefect_api: str) -> Iterator[httpx.Client]:
+    """Prefect itself, as its operator speaks to it."""
+    with prefect(prefect_api) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def host(gateway: Api) -> Iterator[Lessee]:
+    """A rented host with a lease of its own."""
+    with lessee(gateway) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def other(gateway: Api) -> Iterator[Lessee]:
+    """Another one."""
+    with lessee(gateway) as made:
+        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -26,26 +25,8 @@ from stillreel.jobs.attempts import HANDED_BACK
 from stillreel.settings import get_settings
 from tests.api.background import eventually
 from tests.api.conftest import Api, running_api
-from tests.api.lessee import Lessee, lessee, prefect, task_run_event, waiting_job
+from tests.api.lessee import Lessee, lessee, task_run_event, waiting_job
 from tests.api.outside import Door
-
-
-@pytest.fixture(scope="module")
-def server(prefect_api: str) -> Iterator[httpx.Client]:
-    with prefect(prefect_api) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def host(gateway: Api) -> Iterator[Lessee]:
-    with lessee(gateway) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def other(gateway: Api) -> Iterator[Lessee]:
-    with lessee(gateway) as made:
-        yield made
 
 
 @pytest.fixture
@@ -321,9 +302,7 @@ def test_artifacts_have_keys_of_their_own_job(
     assert other.ask("POST", "/artifacts/", body).status_code == 403
 
 
-def test_a_host_reports_itself_under_its_own_name_only(
-    host: Lessee, server: httpx.Client
-) -> None:
+def test_a_host_reports_itself_under_its_own_name_only(host: Lessee, server: httpx.Client) -> None:
     worker = str(host.label)
     told = HostReport(worker=worker, pool="local", gpu="A10G", models=("wan-2.2",))
     report = artifact_of(told, at=datetime.now(UTC)) | {"data": "[click](https://evil.example)"}

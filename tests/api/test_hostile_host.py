@@ -25,7 +25,7 @@ from stillreel.gateway.reports import LOG_BYTES
 from stillreel.keys import latents_key, lent_key, output_key, source_key
 from tests.api.background import eventually
 from tests.api.conftest import Api, png
-from tests.api.lessee import Lessee, lessee, prefect, task_run_event, waiting_job
+from tests.api.lessee import Lessee, lessee, task_run_event, waiting_job
 from tests.api.test_gateway import task_runs_of
 
 SECRET = "a-secret-of-the-installation"
@@ -90,18 +90,6 @@ def table() -> Iterator[Table]:
     made = Table()
     yield made
     print(made)  # noqa: T201 - the table is what this file is for
-
-
-@pytest.fixture(scope="module")
-def server(prefect_api: str) -> Iterator[httpx.Client]:
-    with prefect(prefect_api) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def host(gateway: Api) -> Iterator[Lessee]:
-    with lessee(gateway) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

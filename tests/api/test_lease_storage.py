@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from pydantic import SecretStr
@@ -17,18 +16,6 @@ from stillreel.storage_lease import LeaseStorage
 from tests.api.background import eventually
 from tests.api.conftest import Api, png
 from tests.api.lessee import USD_PER_HOUR, Lessee, lessee, waiting_job
-
-
-@pytest.fixture(scope="module")
-def host(gateway: Api) -> Iterator[Lessee]:
-    with lessee(gateway) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def other(gateway: Api) -> Iterator[Lessee]:
-    with lessee(gateway) as made:
-        yield made
 
 
 def lend(host: Lessee, run_id: str) -> LeaseStorage:
