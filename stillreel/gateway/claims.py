@@ -36,8 +36,10 @@ class Claims:
         self._leases = leases
         self._claimed: dict[str, dict[str, float]] = defaultdict(dict)
         """By lease, the runs with the time until which their claim is on its way."""
-        self._hours: dict[str, Counter[str]] = defaultdict(Counter)
-        """By lease, how many claims it had in which hour, and of which run in all."""
+        self._in_hour: Counter[tuple[str, int]] = Counter()
+        """Claims by lease and hour."""
+        self._of_run: Counter[tuple[str, str]] = Counter()
+        """Claims by lease and run."""
         self._without_video: Counter[str] = Counter()
         """By lease, the ends in a row without a video."""
 
@@ -46,10 +48,10 @@ class Claims:
 
         Raises PrefectUnavailable, PrefectRefused.
         """
-        hour, had = f"hour {int(time.monotonic() // HOUR)}", self._hours[lease.id]
+        hour, run = (lease.id, int(time.monotonic() // HOUR)), (lease.id, run_id)
         if self._without_video[lease.id] >= WITHOUT_VIDEO_MOST:
             return f"This lease has ended {WITHOUT_VIDEO_MOST} jobs in a row without a video."
-        if had[hour] >= HOUR_MOST or had[run_id] >= OF_RUN_MOST:
+        if self._in_hour[hour] >= HOUR_MOST or self._of_run[run] >= OF_RUN_MOST:
             return "This lease has claimed as often as it may."
         for other, until in list(self._claimed[lease.id].items()):
             if time.monotonic() >= until and not await self._is_open(lease, other):
@@ -58,8 +60,8 @@ class Claims:
         if len(claimed) >= OPEN_MOST and run_id not in claimed:
             return "This lease has as many runs as it may have at once."
         claimed[run_id] = time.monotonic() + FORWARD_SECONDS
-        had[hour] += 1
-        had[run_id] += 1
+        self._in_hour[hour] += 1
+        self._of_run[run] += 1
         return ""
 
     def ended(self, lease: Lease, *, has_video: bool) -> None:

@@ -85,7 +85,8 @@ async def set_state(desk: Desk, lease: Lease, asked: Asked) -> Passed | Answered
     sent["message"] = bounds.plain(state.get("message"))
     sent["data"] = known_data(state.get("data"), run_id)
     sent["state_details"] = _details(state.get("state_details") or {}, run_id)
-    has_video = await desk.has_video(held.job_id) if kind in FINAL_STATES else False
+    # Of nothing else it is asked: that storage is away is what many a failed run has to tell.
+    has_video = kind == "COMPLETED" and await desk.has_video(held.job_id)
     if kind == "COMPLETED" and not has_video:
         sent = {"type": "CRASHED", "name": "Crashed", "message": "it ended without a video"}
     if kind == "SCHEDULED":
