@@ -89,8 +89,9 @@ def claims_of(stack: Stack, run_id: str) -> list[str]:
     return [s["message"] for s in sorted(claimed, key=lambda s: s["timestamp"])]
 
 
-def engines(home: psutil.Process) -> list[psutil.Process]:
-    return [p for p in home.children(recursive=True) if "prefect.engine" in " ".join(p.cmdline())]
+def parts(host: psutil.Process, word: str) -> list[psutil.Process]:
+    """The processes of a host whose command line has this word."""
+    return [p for p in host.children(recursive=True) if word in " ".join(p.cmdline())]
 
 
 def test_a_job_ends_with_a_video(stack: Stack, tmp_path: Path) -> None:
@@ -103,16 +104,24 @@ def test_a_job_ends_with_a_video(stack: Stack, tmp_path: Path) -> None:
     assert {"progress", "result"} <= stack.artifacts(run_id).keys()
 
 
-def test_kill_9_of_the_flow_process_is_an_attempt_and_no_more(stack: Stack, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "executions"),
+    [("prefect.engine", 2), ("stillreel.host_worker", 1)],
+)
+def test_kill_9_of_a_part_is_an_attempt_at_most(
+    stack: Stack, tmp_path: Path, part: str, executions: int
+) -> None:
     with rented_host(stack, tmp_path) as (host, name):
         run_id = stack.submit(LONG_ENCODE)
         stack.wait(run_id, until={"RUNNING"}, timeout=300)
-        for engine in engines(host):
-            os.kill(engine.pid, 9)
+        killed = parts(host, part)
+        for process in killed:
+            os.kill(process.pid, 9)
         run = stack.wait_for_end(run_id)
+    assert killed
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["run_count"] == 2
-    assert claims_of(stack, run_id) == [CLAIM + name] * 2
+    assert run["run_count"] == executions
+    assert claims_of(stack, run_id) == [CLAIM + name] * executions
 
 
 def test_a_host_that_dies_loses_its_job_to_the_next_one(stack: Stack, tmp_path: Path) -> None:
