@@ -1,7 +1,9 @@
-"""Calls to Prefect through the gateway beside the same calls made directly, in one run.
+"""Calls to Prefect through the gateway, and whole jobs, beside the same made directly, in one run.
 
-`python -m bench.gateway [--rounds 5]`. One Prefect server and one API process on this machine; the
-ratio is of medians of rounds that alternate.
+`python -m bench.gateway [--rounds 5] [--jobs 8]`. One Prefect server and one API process on this
+machine; the ratios are of medians of rounds that alternate. The jobs are done by two hosts of the
+same make: one has the direct way, the other has a lease, as if rented. Each job waits 6 s as on a
+GPU; what it has stored goes through the API process, the longest way that there is.
 """
 
 from __future__ import annotations
@@ -13,17 +15,26 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import psutil
 
 from bench.api import ORDER, Row, alternate, servers
 from bench.load import Call, Load, run
 from stillreel.fleet.leases import FLOW, POOL
 from stillreel.gateway.lease import grant
+from stillreel.models.registry import get_model
+from tests.rented import rented_host
+from tests.stack import Stack, running_stack
 
 CALLS = 40
-BAR = 1.5
+BAR, JOB_BAR = 1.5, 1.05
+INFERENCE_SECONDS = 6.0
+WORKER = "stillreel.host_worker"
+JOB = {"duration": 5.0, "width": 960, "height": 544, "quality": "high", "prompt": "zoom in"}
 CALLS_OF_A_JOB = 60
 """Of one short job of `preview`, flow process and worker together (docs/security.md)."""
 
@@ -69,10 +80,50 @@ def run_all(*, rounds: int) -> list[Row]:
     return rows
 
 
+def run_jobs(*, jobs: int) -> list[Row]:
+    """A row: the wall time of a job on a host with a lease to that of one on a direct host."""
+    steps = next(iter(get_model("preview").presets.values())).steps
+    pace = str(INFERENCE_SECONDS / steps)
+    with (
+        TemporaryDirectory(prefix="sr-bench-") as folder,
+        running_stack(STILLREEL_PREVIEW_SECONDS_PER_STEP=pace) as stack,
+        rented_host(stack, Path(folder), STILLREEL_PREVIEW_SECONDS_PER_STEP=pace) as rented,
+    ):
+        mine = stack.processes(WORKER)
+        _seconds_of_a_job(stack, jobs, waits=mine)  # each host's first one warms it up
+        others = rented.parts(WORKER)
+        _seconds_of_a_job(stack, jobs, waits=others)
+        near, far = list[float](), list[float]()
+        for seed in range(jobs):
+            near.append(_seconds_of_a_job(stack, seed, waits=others))
+            far.append(_seconds_of_a_job(stack, seed, waits=mine))
+    direct, through = statistics.median(near), statistics.median(far)
+    detail = f"{through:.2f} s / {direct:.2f} s, medians of {jobs}"
+    return [_row("a whole job: leased / direct", through / direct, JOB_BAR, detail)]
+
+
+def _seconds_of_a_job(stack: Stack, seed: int, *, waits: list[psutil.Process]) -> float:
+    """From its claim to its end, while these workers stand still."""
+    for process in waits:
+        process.suspend()
+    try:
+        run_id = stack.submit({**JOB, "seed": seed})
+        run = stack.wait(run_id, timeout=300)
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    finally:
+        for process in waits:
+            process.resume()
+    states = stack.api.get("/flow_run_states/", params={"flow_run_id": run_id}).json()
+    at = [datetime.fromisoformat(s["timestamp"]) for s in states if s["type"] == "PENDING"]
+    return (datetime.fromisoformat(run["end_time"]) - min(at)).total_seconds()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    for row in run_all(rounds=parser.parse_args().rounds):
+    parser.add_argument("--jobs", type=int, default=8)
+    options = parser.parse_args()
+    for row in [*run_all(rounds=options.rounds), *run_jobs(jobs=options.jobs)]:
         met = {True: "yes", False: "NO", None: ""}[row["met"]]
         print(f"{row['what']:<58}{row['value']:>9.2f} {row['unit']:<6}{met:<4}{row['detail']}")
 

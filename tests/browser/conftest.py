@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Response
 
 WAIT_SECONDS = 120
 VIEWPORT = (1280, 1000)
 SCREENSHOTS = Path(__file__).parents[2] / ".screenshots"
 
 Shoot = Callable[[str], None]
+
+log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +46,21 @@ def page(browser: Browser) -> Iterator[Page]:
     width, height = VIEWPORT
     with browser.new_context(viewport={"width": width, "height": height}) as context:
         context.set_default_timeout(WAIT_SECONDS * 1000)
-        yield context.new_page()
+        page = context.new_page()
+        page.on("response", _log_refusal)
+        yield page
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure what its page showed: CI leaves words only."""
+    report = yield
+    page = cast("Page | None", item.funcargs.get("page"))
+    if page and call.when == "call" and report.failed:
+        report.sections.append((f"{page.url} showed", _text(page)))
+    return report
 
 
 @pytest.fixture
@@ -55,3 +72,17 @@ def shoot(page: Page) -> Shoot:
         page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
     return write
+
+
+def _log_refusal(response: Response) -> None:
+    if not response.ok:
+        log.warning("%s of %s %s", response.status, response.request.method, response.url)
+
+
+def _text(page: Page) -> str:
+    from playwright.sync_api import Error
+
+    try:
+        return page.locator("body").inner_text(timeout=5000)
+    except Error as exc:
+        return f"nothing: {exc}"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import stamina
 from PIL import Image
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from stillreel.job import JobSpec
 from stillreel.models.motions import MOTIONS
@@ -189,9 +190,11 @@ def make_from_form(page: Page, stack: Stack) -> None:
 
 
 def open_form(page: Page, stack: Stack) -> None:
-    """The form for a custom run, reached as a person reaches it."""
-    page.goto(f"{stack.url}/v2/deployments")
-    page.get_by_role("link", name="preview-local").first.click()
+    """The form for a custom run, reached from the deployment's page.
+
+    The list of deployments asks for its charts without end and, on a slow machine, never rests.
+    """
+    page.goto(f"{stack.url}/v2/deployments/deployment/{stack.deployment_id()}")
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
     page.get_by_text("owner (Optional)").wait_for()
@@ -216,11 +219,22 @@ def open_choices(page: Page, name: str) -> None:
 
 
 def submit(page: Page, *, tries: int = 5) -> str:
-    """The id of the run that the form makes; sent again where SQLite makes Prefect refuse."""
-    with page.expect_response(re.compile("/create_flow_run$")) as waiting:
-        page.get_by_role("button", name="Submit").click()
-    response = waiting.value
-    if response.status == 503 and tries > 1:
-        return submit(page, tries=tries - 1)
-    assert response.ok, (response.status, response.text())
-    return response.json()["id"]
+    """The id of the run that the form makes.
+
+    On a slow machine the page may move away below a click, and SQLite may make Prefect refuse; a
+    person submits once more.
+    """
+    met = list[str]()
+    for _ in range(tries):
+        try:
+            with page.expect_request(re.compile("/create_flow_run$"), timeout=60_000) as sent:
+                page.get_by_role("button", name="Submit").click()
+        except PlaywrightTimeout:
+            met.append("a click without a request")
+            continue
+        response = sent.value.response()
+        assert response, sent.value.failure
+        if response.ok:
+            return response.json()["id"]
+        met.append(f"{response.status} {response.text()}")
+    raise AssertionError(met)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
-import psutil
 import pytest
 
-from stillreel.fleet.labels import Label
-from stillreel.fleet.leases import FLOW, HOST, POOL, Asked
-from stillreel.gateway.lease import CLAIM, grant, lease_id
-from stillreel.process import end_tree
+from stillreel.gateway.lease import CLAIM
+from stillreel.inference.entry import Entry, Kind
+from stillreel.job import Phase
 from tests.drills.conftest import SLOW
-from tests.stack import Stack, env_of, running_stack
+from tests.drills.test_kills import count_inferences, wait_for_entry
+from tests.rented import rented_host
+from tests.stack import Stack, running_stack
 
 AUTH = "admin:the-password-of-the-server"
 JOB = {"prompt": "zoom in", "duration": 0.5, "width": 160, "height": 96}
@@ -42,46 +39,6 @@ def stack() -> Iterator[Stack]:
             worker.resume()
 
 
-def lease(stack: Stack, number: int) -> tuple[Label, str]:
-    """A token for a host of a drain that is made here, and the host's name."""
-    until = datetime.now(UTC) + timedelta(hours=1)
-    host = {f"{HOST}{number}": Asked(number, until, usd_per_hour=0.36).to_text()}
-    flow = stack.api.post("/flows/", json={"name": FLOW}).json()["id"]
-    body = {"flow_id": flow, "state": {"type": "RUNNING"}, "labels": {POOL: "local"} | host}
-    drain = stack.api.post("/flow_runs/", json=body).json()["id"]
-    made = grant(drain, number, expires=until)
-    stack.api.patch(f"/flow_runs/{drain}/labels", json=made.labels).raise_for_status()
-    return Label("main", drain, number), made.token
-
-
-@contextmanager
-def rented_host(stack: Stack, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
-    """A stock host as a drain starts it: its process, and its lease's name."""
-    label, token = lease(stack, 1)
-    home = folder / label.run_id[:8]
-    env = env_of(home) | {
-        "PREFECT_API_URL": f"{stack.shim_url}/lease/api",
-        "PREFECT_API_AUTH_STRING": f"lease:{token}",
-        "STILLREEL_API_URL": stack.shim_url,
-        "STILLREEL_HOST_NAME": str(label),
-        "STILLREEL_LEASE_URL": f"{stack.shim_url}/lease",
-        "STILLREEL_LEASE_TOKEN": token,
-        "STILLREEL_RENTED_UNTIL": str(int(datetime.now(UTC).timestamp()) + 3600),
-        **SLOW,
-    }
-    log = folder / f"{label.run_id[:8]}.log"
-    with log.open("wb") as file:
-        argv = [sys.executable, "-m", "stillreel.cli", "host", "--pool", "local"]
-        process = subprocess.Popen(argv, env=env, stdout=file, stderr=file)
-    try:
-        yield psutil.Process(process.pid), lease_id(label.run_id, 1)
-    finally:
-        end_tree(process.pid, grace=60)
-        process.wait(60)
-        assert AUTH not in log.read_text()
-        assert token not in log.read_text()
-
-
 def claims_of(stack: Stack, run_id: str) -> list[str]:
     """The messages by which this run was claimed, the first one first."""
     states = stack.api.get("/flow_run_states/", params={"flow_run_id": run_id}).json()
@@ -89,48 +46,84 @@ def claims_of(stack: Stack, run_id: str) -> list[str]:
     return [s["message"] for s in sorted(claimed, key=lambda s: s["timestamp"])]
 
 
-def parts(host: psutil.Process, word: str) -> list[psutil.Process]:
-    """The processes of a host whose command line has this word."""
-    return [p for p in host.children(recursive=True) if word in " ".join(p.cmdline())]
-
-
 def test_a_job_ends_with_a_video(stack: Stack, tmp_path: Path) -> None:
-    with rented_host(stack, tmp_path) as (_, name):
+    with rented_host(stack, tmp_path, **SLOW) as host:
         run_id = stack.submit(JOB)
         run = stack.wait_for_end(run_id)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert claims_of(stack, run_id) == [CLAIM + name]
+    assert claims_of(stack, run_id) == [CLAIM + host.lease]
     assert "fetch-image" in {task["name"].rpartition("-")[0] for task in stack.task_runs(run_id)}
     assert {"progress", "result"} <= stack.artifacts(run_id).keys()
 
 
-@pytest.mark.parametrize(
-    ("part", "executions"),
-    [("prefect.engine", 2), ("stillreel.host_worker", 1)],
-)
-def test_kill_9_of_a_part_is_an_attempt_at_most(
-    stack: Stack, tmp_path: Path, part: str, executions: int
-) -> None:
-    with rented_host(stack, tmp_path) as (host, name):
-        run_id = stack.submit(LONG_ENCODE)
-        stack.wait(run_id, until={"RUNNING"}, timeout=300)
-        killed = parts(host, part)
+@dataclass(frozen=True)
+class Kill:
+    """Which process of a host is killed, when, and how often the job is executed then."""
+
+    word: str
+    order: dict[str, Any]
+    stage: Kind
+    enough: Callable[[Entry], bool]
+    executions: int
+    inferences: int = 1
+
+
+KILLS = {
+    "flow process while it encodes": Kill(
+        "prefect.engine", LONG_ENCODE, Kind.DECODE, lambda entry: entry.phase is Phase.DECODE, 2
+    ),
+    "supervisor of the flow process": Kill(
+        "prefect flow-run execute", JOB, Kind.INFERENCE, lambda entry: entry.step >= 1, 2
+    ),
+    "worker": Kill("stillreel.host_worker", JOB, Kind.INFERENCE, lambda entry: entry.step >= 1, 1),
+    "inference server": Kill(
+        "stillreel.inference.server", JOB, Kind.INFERENCE, lambda entry: entry.step >= 2, 2
+    ),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+def test_kill_9_of_a_part_is_an_attempt_at_most(stack: Stack, tmp_path: Path, kill: Kill) -> None:
+    with rented_host(stack, tmp_path, **SLOW) as host:
+        run_id = stack.submit(kill.order)
+        wait_for_entry(stack, kill.stage, run_id, kill.enough, home=host.home)
+        killed = host.parts(kill.word)
         for process in killed:
-            os.kill(process.pid, 9)
+            process.kill()
         run = stack.wait_for_end(run_id)
+        inferences = count_inferences(host.log.read_text(), run_id)
     assert killed
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["run_count"] == executions
-    assert claims_of(stack, run_id) == [CLAIM + name] * executions
+    assert run["run_count"] == kill.executions
+    assert inferences == kill.inferences
+    assert claims_of(stack, run_id) == [CLAIM + host.lease] * kill.executions
 
 
 def test_a_host_that_dies_loses_its_job_to_the_next_one(stack: Stack, tmp_path: Path) -> None:
-    with rented_host(stack, tmp_path) as (host, first):
+    with rented_host(stack, tmp_path, **SLOW) as first:
         run_id = stack.submit(LONG_ENCODE)
-        stack.wait(run_id, until={"RUNNING"}, timeout=300)
-        for process in [host, *host.children(recursive=True)]:
+        wait_for_entry(
+            stack, Kind.DECODE, run_id, lambda entry: entry.phase is Phase.DECODE, home=first.home
+        )
+        for process in [first.process, *first.process.children(recursive=True)]:
             process.kill()
-        with rented_host(stack, tmp_path) as (_, second):
+        with rented_host(stack, tmp_path, **SLOW) as second:
+            run = stack.wait_for_end(run_id, timeout=600)
+            again = count_inferences(second.log.read_text(), run_id)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert claims_of(stack, run_id) == [CLAIM + first.lease, CLAIM + second.lease]
+    assert (count_inferences(first.log.read_text(), run_id), again) == (1, 0)
+
+
+def test_a_host_that_is_stopped_hands_its_job_to_the_next_one(stack: Stack, tmp_path: Path) -> None:
+    with rented_host(stack, tmp_path, **SLOW) as first:
+        run_id = stack.submit(JOB)
+        wait_for_entry(
+            stack, Kind.INFERENCE, run_id, lambda entry: entry.step >= 1, home=first.home
+        )
+        first.process.terminate()
+        stack.wait(run_id, until={"SCHEDULED"})
+        with rented_host(stack, tmp_path, **SLOW) as second:
             run = stack.wait_for_end(run_id, timeout=600)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert claims_of(stack, run_id) == [CLAIM + first, CLAIM + second]
+    assert claims_of(stack, run_id) == [CLAIM + first.lease, CLAIM + second.lease]

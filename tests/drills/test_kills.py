@@ -232,7 +232,12 @@ def outcomes(stack: Stack, run_id: str) -> dict[str, list[str]]:
 
 def inferences_finished(stack: Stack, run_id: str) -> int:
     """How often the inference server finished the inference of a run, by its log."""
-    lines = Counter(line.strip() for line in stack.log.splitlines() if run_id in line)
+    return count_inferences(stack.log, run_id)
+
+
+def count_inferences(log: str, run_id: str) -> int:
+    """How often this log of a host says that the inference of a run is finished."""
+    lines = Counter(line.strip() for line in log.splitlines() if run_id in line)
     return sum(
         n for line, n in lines.items() if line.endswith(f"inferences of run {run_id} finished")
     )
