@@ -7,15 +7,14 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from stillreel.arrival.boxes import media_bytes
 from stillreel.arrival.film import Film, FilmOrder, differences, film_of
 from stillreel.arrival.probe import OUTPUT_BYTES, landlock_version
+from stillreel.arrival.ready import ready_probe
 from stillreel.errors import ArrivalUnread, ResultRefused
 
 MEMORY_BYTES = 1_500_000_000
@@ -25,7 +24,6 @@ CPU_SECONDS, CPU_SECONDS_A_FRAME = 15, 0.25
 WALL_FACTOR, WALL_SECONDS = 4, 60.0
 """How many times as long it may take on a busy machine, and the start of the process."""
 STILL_BYTES = 8_000_000
-PROBE = Path(__file__).with_name("probe.py")
 
 log = logging.getLogger("stillreel.arrival")
 
@@ -83,23 +81,14 @@ def ask(
     Raises ResultRefused, ArrivalUnread where that is no fault of the file.
     """
     seconds = round(cpu_seconds + 0.5) or 1
-    numbers = (str(n) for n in (frames, side, seconds, MEMORY_BYTES))
-    with path.open("rb") as file, tempfile.TemporaryFile() as answer:
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(PROBE), kind, *numbers],
-            stdin=file,
-            stdout=answer,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={},  # ours holds every secret that we have
-            start_new_session=True,
-        )
+    with path.open("rb") as file, tempfile.TemporaryFile() as answer, ready_probe() as probe:
+        probe.order([kind, frames, side, seconds, MEMORY_BYTES], file, answer)
         try:
-            code = process.wait(timeout=WALL_FACTOR * seconds + WALL_SECONDS)
+            code = probe.process.wait(timeout=WALL_FACTOR * seconds + WALL_SECONDS)
         except subprocess.TimeoutExpired:
             raise ArrivalUnread("This machine is too busy to look at it; send it again.") from None
         finally:
-            _end(process)
+            probe.end()
         answer.seek(0)
         text = answer.read(OUTPUT_BYTES)
     if code == -signal.SIGKILL:  # by the kernel, when memory is short
@@ -116,10 +105,3 @@ def ask(
         log.error("arrivals cannot be looked at safely: %s", str(told["unconfined"])[:200])
         raise ArrivalUnread
     return told
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill it and all that it may have started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -1,7 +1,9 @@
 """A process of its own that opens a stranger's file, in a jail, and prints the facts as JSON.
 
-`python -I probe.py KIND FRAMES SIDE CPU_SECONDS MEMORY_BYTES <file`, KIND is `film` or `still`. It
-imports nothing of ours: the less there is in it, the less there is to take.
+`python -I probe.py`, with a socket as its stdin. It imports the decoders and waits there for one
+order, `[KIND, FRAMES, SIDE, CPU_SECONDS, MEMORY_BYTES]` with KIND `film` or `still`; the file and
+what the facts are written to come with it. It imports nothing of ours: the less there is in it, the
+less there is to take.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import math
 import os
 import pkgutil
 import resource
+import socket
 import struct
 import sys
 from typing import Any
 
-OUTPUT_BYTES = 65_536
+ORDER_BYTES, OUTPUT_BYTES = 1024, 65_536
 _CREATE, _RESTRICT, _NO_NEW_PRIVILEGES = 444, 446, 38
 """Numbers of Landlock's calls on every kind of machine, and of an option of prctl."""
 
@@ -27,12 +30,19 @@ _ALL_FILES = ((1, 13), (2, 14), (3, 15), (5, 16))
 
 
 def main() -> None:
-    """Print what is in the file on stdin, or `{"fault": ...}`."""
-    kind, *numbers = sys.argv[1:]
-    frames, side, cpu_seconds, memory = map(int, numbers)
+    """Write what is in the file, or `{"fault": ...}`."""
+    _prepare()
+    with socket.socket(fileno=0) as line:
+        text, files, *_ = socket.recv_fds(line, ORDER_BYTES, 2)
+        line.detach()
+    if not text:  # nobody has an order any more
+        return
+    kind, frames, side, cpu_seconds, memory = json.loads(text)
+    for number, given in enumerate(files):  # in the place of the socket, and of stdout
+        os.dup2(given, number)
+        os.close(given)
     look = _film if kind == "film" else _still
     file = io.BufferedReader(io.FileIO(0))
-    _prepare(kind)
     try:
         confine(cpu_seconds, memory)
     except OSError as exc:
@@ -90,13 +100,11 @@ def _lock_in() -> None:
     os.close(ruleset)
 
 
-def _prepare(kind: str) -> None:
+def _prepare() -> None:
     """Import all that may be needed, for later no file can be read."""
-    if kind == "still":
-        from PIL import Image, MpoImagePlugin  # noqa: F401 - some JPEGs are its
+    from PIL import Image, MpoImagePlugin  # noqa: F401 - some JPEGs are its
 
-        Image.preinit()
-        return
+    Image.preinit()
     import av
     import av.logging
 

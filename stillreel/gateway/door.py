@@ -36,8 +36,10 @@ class LeaseDoor:
     async def is_current(self, visit: Visit) -> None:
         self._leases.forget(visit.run_id)
         lease = await self._leases.lease_of(visit.token)
-        await self._leases.held(lease, visit.run_id, writes=True)
-        record = (await self._reader.get(visit.job_id, fresh=True)).record
+        _, record = await asyncio.gather(
+            self._leases.held(lease, visit.run_id, writes=True),
+            self._reader.record(visit.job_id),
+        )
         if record.is_deleted or record.is_settled or record.is_final:
             raise StaleExecution("the job has ended; nothing of it is changed any more")
 

@@ -141,6 +141,16 @@ class JobReader:
         except TimeoutError as exc:
             raise PrefectUnavailable from exc
 
+    async def record(self, job_id: str) -> Record:
+        """What Prefect has of the job now, and nothing beside it: one question, cheaper than `get`.
+
+        Raises JobUnknown for an id that nobody has, PrefectUnavailable.
+        """
+        found = await self._read([job_id]) if is_job_id(job_id) else {}
+        if job_id not in found:
+            raise JobUnknown
+        return found[job_id]
+
     async def get_many(self, job_ids: Sequence[str]) -> list[Snapshot | StillreelError]:
         """The same for many; an error stands in the place of the job that has it."""
         found = await asyncio.gather(*map(self.get, job_ids), return_exceptions=True)

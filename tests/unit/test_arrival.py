@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,11 +18,12 @@ import pytest
 from av import VideoFrame
 from PIL import Image
 
-from stillreel.arrival import inspect
+from stillreel.arrival import inspect, ready
 from stillreel.arrival.boxes import media_bytes
 from stillreel.arrival.film import Film, FilmOrder, Track, differences, film_of, order_of, teaser_of
-from stillreel.arrival.inspect import PROBE, inspect_film, inspect_still
+from stillreel.arrival.inspect import inspect_film, inspect_still
 from stillreel.arrival.probe import landlock_version
+from stillreel.arrival.ready import PROBE, end_waiting
 from stillreel.encoder import Encoded, encode_video, movie
 from stillreel.errors import ArrivalUnread, ResultRefused
 from stillreel.job import Codec, JobSpec
@@ -289,8 +290,33 @@ def test_a_poster_that_is_none_is_refused(
 # --- the jail -----------------------------------------------------------------------------------
 
 
+def test_the_next_look_has_a_probe_ready_that_nobody_has_used(made: Encoded) -> None:
+    inspect_film(made.video, ORDER)
+    [second] = ready._waiting
+    inspect_film(made.video, ORDER)
+    [third] = ready._waiting
+    assert second.process.poll() == 0
+    assert third.process.pid != second.process.pid
+    assert third.process.poll() is None
+
+
+def test_a_probe_that_died_while_it_waited_is_missed_by_nobody(made: Encoded) -> None:
+    inspect_film(made.video, ORDER)
+    [waiting] = ready._waiting
+    waiting.process.kill()
+    waiting.process.wait()
+    assert inspect_film(made.video, ORDER).frames == FRAMES
+
+
+def test_a_probe_whose_api_has_ended_ends(made: Encoded) -> None:
+    inspect_film(made.video, ORDER)
+    waiting = ready._waiting.popleft()
+    waiting.line.close()
+    assert waiting.process.wait(timeout=60) == 0
+
+
 @pytest.fixture
-def take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Make the probe one that is taken over by the file that it reads, and runs this code."""
 
     def take(code: str) -> None:
@@ -300,14 +326,16 @@ def take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         taken = tmp_path / "probe.py"
         taken.write_text(
             # The decoders are not needed, and take a second.
-            head.replace("    _prepare(kind)\n", "    import socket\n")
+            head.replace("    _prepare()\n", "")
             + "def _film(file, frames, side):\n"
             + "".join(f"    {line}\n" for line in code.splitlines())
             + f"\n\n{body}"
         )
-        monkeypatch.setattr(inspect, "PROBE", taken)
+        monkeypatch.setattr(ready, "PROBE", taken)
 
-    return take
+    end_waiting()
+    yield take
+    end_waiting()
 
 
 @pytest.mark.parametrize(
@@ -363,9 +391,9 @@ def test_nothing_is_opened_where_the_jail_does_not_close(
     if not has_landlock:
         pytest.skip("this kernel has no Landlock; the limits alone are no wall")
     take_over("return {'fault': 'it was opened'}")
-    text = inspect.PROBE.read_text()
+    text = ready.PROBE.read_text()
     assert "444, 446, 38" in text
-    inspect.PROBE.write_text(text.replace("444, 446, 38", "444, 9999, 38"))
+    ready.PROBE.write_text(text.replace("444, 446, 38", "444, 9999, 38"))
     with pytest.raises(ArrivalUnread):
         inspect.ask(made.video, "film", frames=1, side=1, cpu_seconds=5)
 
