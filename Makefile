@@ -34,7 +34,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt $(BIN)/pip
 
 $(VENV)/.setup-dev: pyproject.toml constraints.txt $(BIN)/pip
 	@echo "Installing stillreel and its development tools into $(VENV) ..."
-	@$(PIP_INSTALL) -e '.[dev,models]'
+	@$(PIP_INSTALL) -e '.[dev,models,c2pa]'
 	@touch $(VENV)/.setup $@
 
 # pip is the last thing that `venv` makes, so a half-made .venv is made again.

@@ -45,6 +45,7 @@ def verify(
         {
             "signature": f"good: made with the key {found.key.id} of {found.key_from}",
             "video": "is the one of the receipt, byte for byte" if is_video else "not looked at",
+            "credentials": found.credentials.to_text() if found.credentials else "none found",
             "signed": found.signed_at,
             "job": found.receipt["job_id"],
             "model": f"{model['version']}, seed {model['seed']}, {model['steps']} steps",

@@ -76,6 +76,7 @@ def encode_video(
     threads: int = 1,
     metadata: Mapping[str, str] = {},
     on_frame: Callable[[int, int], None] | None = None,
+    sign: Callable[[Path], None] | None = None,
 ) -> Encoded:
     """`{stem}.mp4`, `{stem}.jpg` and `{stem}-teaser.mp4`, moved into `folder` when all are done.
 
@@ -84,7 +85,8 @@ def encode_video(
     length of the frames. `on_frame(done, frames)` is called in the caller's thread; a
     StillreelError of its own or of `decoded.chunks` passes through and stops the encode.
     A failed encode leaves the folder as it was. `encoder` is another one of this codec than its
-    usual one, see `nvenc.encoder_for`; poster and teaser are always made on the CPU.
+    usual one, see `nvenc.encoder_for`; poster and teaser are always made on the CPU. `sign` may
+    change the finished MP4 before it is hashed.
     Raises DiskFull, and EncodeFailed for unfit frames or a failing encoder.
     """
     size = crop[0] // 2 * 2, crop[1] // 2 * 2
@@ -127,6 +129,8 @@ def encode_video(
                 movie(teaser, small, fps=small_fps, crf=TEASER_CRF) as write_teaser,
             ):
                 write_all(frames, write, total=decoded.frames, on_frame=on_frame)
+            if sign:
+                sign(video)
             *_, sha256 = [_sync(path) for path in made]
             length = video.stat().st_size
             poster, teaser, video = [path.replace(folder / path.name) for path in made]

@@ -266,6 +266,12 @@ class EncodeFailed(StillreelError):
     code, retryable = "encode_failed", True
 
 
+class CredentialsFailed(StillreelError):
+    """The Content Credentials could not be written into the video, which is not given out bare."""
+
+    code, retryable = "credentials_failed", True
+
+
 class ClipMissing(StillreelError):
     """The encoded clip is not on this host any more."""
 

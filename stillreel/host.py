@@ -96,12 +96,22 @@ def only_host(settings: Settings) -> Iterator[None]:
         yield
 
 
+def check_signing(host: HostSettings) -> None:
+    """Nothing, where this host can sign videos, or is not to. Raises SettingsInvalid."""
+    if host.c2pa_cert:
+        from stillreel.credentials import check_credentials  # an extra
+
+        check_credentials(host)
+
+
 def run_host(settings: Settings, *, pool: str, model: str) -> None:
     """Run a host in the foreground until SIGTERM or Ctrl-C.
 
-    Raises SettingsInvalid when one runs on this home already, or a service cannot run at all.
+    Raises SettingsInvalid when one runs on this home already, or a service or the signing of
+    videos cannot work at all.
     """
     with only_host(settings):
+        check_signing(settings.host)
         sweep(settings)
         supervisor = Supervisor(Console(stderr=True))
         try:

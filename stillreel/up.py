@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stillreel import prefect_env
 from stillreel.errors import SettingsInvalid, StillreelError
-from stillreel.host import control_service, host_services, only_host
+from stillreel.host import check_signing, control_service, host_services, only_host
 from stillreel.owner_store import KEY_FILE, first_key
 from stillreel.prefect_server import server_argv
 from stillreel.process import NO_RESTART
@@ -33,6 +33,7 @@ def run_up(settings: Settings, *, pool: str, model: str) -> None:
     DeploymentInvalid.
     """
     with only_host(settings):
+        check_signing(settings.host)
         _run(settings, pool=pool, model=model)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from stillreel.client.calls import NO_PROXY, Server, check
+from stillreel.credentials import Credentials, read_credentials
 from stillreel.errors import NotVerified, RequestRejected, VideoChanged
 from stillreel.signed_receipt import PublicKey, open_envelope, read_public_key
 
@@ -33,6 +34,8 @@ class Verified:
     signed_at: str
     video_sha256: str
     """That of the file; empty where only a receipt was looked at."""
+    credentials: Credentials | None = None
+    """The file's own, which another than this installation may have signed."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +44,7 @@ class Verified:
             "key_from": self.key_from,
             "signed_at": self.signed_at,
             "receipt": self.receipt,
+            "credentials": self.credentials and self.credentials.to_json(),
         }
 
 
@@ -64,7 +68,8 @@ def verify(
             f"{path.name} is not the video of this receipt: its SHA-256 is {digest}, and the "
             f"receipt of {said['receipt']['job_id']} says {said['receipt']['video']['sha256']}"
         )
-    return Verified(public, key_from, said["receipt"], said["signed_at"], digest)
+    found = read_credentials(path) if is_video else None
+    return Verified(public, key_from, said["receipt"], said["signed_at"], digest, found)
 
 
 def job_of(path: Path) -> str:

@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from stillreel import __version__
-from stillreel.doctor.finding import Finding, failed, ok, warning
+from stillreel.doctor.finding import Finding, failed, ok, skipped, warning
 from stillreel.doctor.gpu import look_at_gpu
-from stillreel.errors import DiskFull, EncodeFailed
+from stillreel.errors import DiskFull, EncodeFailed, SettingsInvalid
+from stillreel.host import check_signing
 from stillreel.job import Codec
 from stillreel.project import project_dir
 from stillreel.settings import Settings
@@ -31,7 +32,18 @@ def look(settings: Settings | None) -> Iterator[Finding]:
     yield from _codecs()
     if settings is not None:
         yield _disk(settings)
+        yield _credentials(settings)
     yield from look_at_gpu()
+
+
+def _credentials(settings: Settings) -> Finding:
+    if not settings.host.c2pa_cert:
+        return skipped("Content Credentials", "no certificate is configured; videos are unsigned")
+    try:
+        check_signing(settings.host)
+    except SettingsInvalid as exc:
+        return failed("Content Credentials", exc.message, "docs/provenance.md, Content Credentials")
+    return ok("Content Credentials", f"signed with {settings.host.c2pa_cert}")
 
 
 def _python() -> Finding:

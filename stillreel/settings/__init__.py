@@ -20,6 +20,7 @@ from stillreel.settings.fleet import FleetSettings
 from stillreel.settings.host import HostSettings
 from stillreel.settings.inference import InferenceSettings
 from stillreel.settings.mistakes import (
+    credential_mistakes,
     half_s3,
     mistake,
     remote_mistakes,
@@ -96,6 +97,7 @@ def get_settings() -> Settings:
         *webhook_mistakes(built.get("webhook")),
         *remote_mistakes(built.get("inference")),
         *rented_env_mistakes(built.get("fleet"), secret_names()),
+        *credential_mistakes(built.get("host"), built.get("storage")),
     ]
     if mistakes:
         lines = "\n".join(f"  - {line}" for line in mistakes)

@@ -56,6 +56,17 @@ class HostSettings(Concern):
         description="Write prompt, style and camera into the file and the receipt; false leaves "
         "them out whatever an order says. The same on all hosts.",
     )
+    c2pa_cert: Path | None = Field(
+        None,
+        description="PEM file of the certificate, and of those up to its root, with which Content "
+        "Credentials (C2PA) are signed into each video (docs/provenance.md).",
+    )
+    c2pa_key: Path | None = Field(None, description="PEM file of that certificate's private key.")
+    c2pa_timestamp_url: str = Field(
+        "",
+        description="Time stamp authority (RFC 3161) that is asked for each signature, so that it "
+        "outlives its certificate.",
+    )
     spot_notice: bool = Field(
         False,
         description="This host is an EC2 spot instance: when AWS gives the two minutes' notice, it "
@@ -68,7 +79,7 @@ class HostSettings(Concern):
         "on all hosts.",
     )
 
-    @field_validator("home", "styles")
+    @field_validator("home", "styles", "c2pa_cert", "c2pa_key")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and absolute_path(value)

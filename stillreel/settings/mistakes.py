@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from stillreel.errors import SettingsInvalid
 from stillreel.settings.concern import PREFIX, Concern
 from stillreel.settings.fleet import FleetSettings
+from stillreel.settings.host import HostSettings
 from stillreel.settings.inference import InferenceSettings
 from stillreel.settings.remote import RemoteSettings
 from stillreel.settings.storage import StorageSettings
@@ -90,6 +91,22 @@ def rented_env_mistakes(fleet: Concern | None, secret: Collection[str]) -> Itera
                 "their lease gives them Prefect and storage for their own jobs (only with "
                 "STILLREEL_RENTED_VIA=direct a host needs such things)"
             )
+
+
+def credential_mistakes(host: Concern | None, storage: Concern | None) -> Iterator[str]:
+    """Content Credentials that are configured in part, or on the machine of a stranger."""
+    if not isinstance(host, HostSettings) or not (host.c2pa_cert or host.c2pa_key):
+        return
+    if not (host.c2pa_cert and host.c2pa_key):
+        yield (
+            "STILLREEL_C2PA_CERT and STILLREEL_C2PA_KEY: one without the other signs nothing; set "
+            "both or none"
+        )
+    if isinstance(storage, StorageSettings) and storage.kind == "lease":
+        yield (
+            "STILLREEL_C2PA_KEY: a rented host may hold no key of yours, and the control side "
+            "refuses what it would sign; leave it out there"
+        )
 
 
 def mistake(loc: tuple[int | str, ...], message: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,7 +17,7 @@ from stillreel.job import Clip, JobSpec, Latents, Phase, Prepared, Stage
 from stillreel.nvenc import encoder_for
 from stillreel.progress import report
 from stillreel.receipt import without_texts
-from stillreel.settings import Settings
+from stillreel.settings import HostSettings, Settings
 from stillreel.storage import Storage
 from stillreel.workdir import job_dir
 
@@ -85,6 +87,7 @@ def encode(
                 encoder,
             ),
             on_frame=lambda n, of: report(Stage.ENCODE, Phase.DECODE, n, of),
+            sign=_signer(settings.host, shot.model_version),
         )
     clip = Clip(
         host=settings.host.host_name,
@@ -121,6 +124,15 @@ def _read_note(note: Path, settings: Settings) -> Clip | None:
     except (FileNotFoundError, ValidationError):  # none yet, or half of one
         return None
     return clip if is_there(clip, settings=settings) else None
+
+
+def _signer(host: HostSettings, model: str) -> Callable[[Path], None] | None:
+    """What writes Content Credentials into the video, where they are configured."""
+    if not host.c2pa_cert:
+        return None
+    from stillreel.credentials import sign_video  # what it imports costs every other job time
+
+    return partial(sign_video, host=host, model=model)
 
 
 def _describe(job_id: str, spec: JobSpec, prepared: Prepared, encoder: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the servers that some integration tests need, where they are missing (Debian, Ubuntu):
 # Ceph's radosgw with a monitor and a disk daemon (S3), Postgres with its extensions, Redis; and what
-# looks at the files that machines boot from: shellcheck, systemd-analyze, cloud-init; promtool.
+# looks at the files that machines boot from: shellcheck, systemd-analyze, cloud-init; promtool; openssl.
 set -euo pipefail
 
 missing=()
@@ -12,7 +12,7 @@ done
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 # command:package
 for pair in redis-server:redis-server shellcheck:shellcheck systemd-analyze:systemd cloud-init:cloud-init \
-  promtool:prometheus; do
+  promtool:prometheus openssl:openssl; do
   command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from uuid import UUID, uuid4
 import av
 import boto3
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from prefect import flow
@@ -29,6 +31,7 @@ from prefect.states import Cancelled, Failed, Pending
 from prefect.utilities.callables import parameter_schema
 
 from stillreel import hooks
+from stillreel.credentials import read_credentials
 from stillreel.errors import (
     ImageError,
     RequestRejected,
@@ -43,6 +46,7 @@ from stillreel.models.styles import get_styles
 from stillreel.settings import get_settings
 from stillreel.storage import Storage
 from tasks.cache_keys import host_task_key, task_key
+from tests.certificates import SIGNER, write_certificate
 from tests.fake_backend import make_shot
 from tests.receiver import Exchange, Receiver, answer, receiver
 
@@ -172,6 +176,22 @@ def test_the_receipt_says_what_was_made(
     infer_gpu = receipt["took"]["infer_seconds"]["gpu"]
     assert receipt["took"]["gpu_seconds"] > infer_gpu > 0  # the decode has taken some as well
     assert receipt["video"]["video"] == f"outputs/{job.job_id}/output.mp4"
+
+
+def test_a_host_with_a_certificate_signs_what_it_makes(
+    make_job: MakeJob, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, key = write_certificate(tmp_path, ec.generate_private_key(ec.SECP256R1()))
+    monkeypatch.setenv("STILLREEL_C2PA_CERT", str(chain))
+    monkeypatch.setenv("STILLREEL_C2PA_KEY", str(key))
+    get_settings.cache_clear()
+    video = make_job(prompt="zoom").video()
+    path = tmp_path / "output.mp4"
+    storage.get_file(video.key, path)
+    found = read_credentials(path)
+    assert found
+    assert (found.is_intact, found.signer) == (True, SIGNER)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == video.sha256
 
 
 def test_a_job_shows_its_video_poster_facts_and_all_of_its_progress(make_job: MakeJob) -> None:
