@@ -89,7 +89,7 @@ def _start() -> Probe:
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-I", str(PROBE)],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",

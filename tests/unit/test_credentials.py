@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import c2pa
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -26,6 +27,7 @@ from stillreel.errors import CredentialsFailed, SettingsInvalid
 from stillreel.models.base import Decoded
 from stillreel.settings import HostSettings, get_settings
 from tests.certificates import SIGNER, time_stamp_authority, write_certificate, write_key
+from tests.receiver import receiver
 
 FRAMES = 12
 KEYS = {
@@ -93,6 +95,26 @@ def test_a_byte_that_was_changed_shows(at: str, tmp_path: Path, host: HostSettin
     video.write_bytes(data)
     found = read_credentials(video)
     assert found is None or not found.is_intact
+
+
+def test_nobody_is_asked_for_credentials_that_lie_elsewhere(
+    tmp_path: Path, host: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = encode(tmp_path, HostSettings())
+    with receiver() as elsewhere:
+        url = f"{elsewhere.url}/manifest.c2pa"
+        builder = c2pa.Builder.__init__
+
+        def remote(self: c2pa.Builder, manifest: Any) -> None:
+            builder(self, manifest)
+            self.set_no_embed()
+            self.set_remote_url(url)
+
+        monkeypatch.setattr(c2pa.Builder, "__init__", remote)
+        sign_video(made.video, host=host, model="preview/1")
+        assert url.encode() in made.video.read_bytes()
+        assert read_credentials(made.video) is None
+        assert elsewhere.requests == []
 
 
 def test_a_time_stamp_says_when_it_was_signed(
