@@ -36,7 +36,7 @@ def main() -> None:
     for postgres in (False, True) if postgres_is_installed() else (False,):
         rows = api.run_all(postgres=postgres, stored=options.stored, rounds=options.rounds)
         console.print(_table("The API beside Prefect's server and a bare route", rows))
-    rows = [*gateway.run_all(rounds=options.rounds), *gateway.run_jobs(jobs=8)]
+    rows = [*gateway.run_all(rounds=options.rounds), *gateway.run_jobs(jobs=4)]
     console.print(_table("Calls through the gateway beside direct ones", rows))
 
 
