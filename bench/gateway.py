@@ -96,8 +96,9 @@ def run_jobs(*, jobs: int, gpu_seconds: float = GPU_SECONDS) -> list[Row]:
         _seconds_of_a_job(stack, jobs, waits=others)
         near, far = list[float](), list[float]()
         for seed in range(jobs):
-            near.append(_seconds_of_a_job(stack, seed, waits=others))
-            far.append(_seconds_of_a_job(stack, seed, waits=mine))
+            pair = [(near, others), (far, mine)]
+            for seconds, waits in pair[:: 1 if seed % 2 else -1]:  # who is first takes turns
+                seconds.append(_seconds_of_a_job(stack, seed, waits=waits))
     direct, through = statistics.median(near), statistics.median(far)
     detail = f"{through:.2f} s / {direct:.2f} s, medians of {jobs}, {gpu_seconds:g} s of a GPU each"
     return [

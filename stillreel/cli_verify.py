@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stillreel.terminal import JsonFlag, print_facts, print_json, say
 
+if TYPE_CHECKING:
+    from stillreel.verify import Verified
+
 
 def mount(app: typer.Typer) -> None:
     """Add the command."""
     app.command("verify")(verify)
+
+
+def _credentials(found: Verified) -> str:
+    if not found.has_looked:
+        return "not looked at (pip install 'stillreel[c2pa]')"
+    return found.credentials.to_text() if found.credentials else "none"
 
 
 def verify(
@@ -45,7 +54,7 @@ def verify(
         {
             "signature": f"good: made with the key {found.key.id} of {found.key_from}",
             "video": "is the one of the receipt, byte for byte" if is_video else "not looked at",
-            "credentials": found.credentials.to_text() if found.credentials else "none found",
+            "credentials": _credentials(found),
             "signed": found.signed_at,
             "job": found.receipt["job_id"],
             "model": f"{model['version']}, seed {model['seed']}, {model['steps']} steps",
@@ -54,7 +63,8 @@ def verify(
         }
     )
     say(
-        "not verified: who ordered it, and that the host told the truth in the receipt"
+        "not verified: who ordered it, that the host told the truth in the receipt, and who signed "
+        "its credentials, which anybody can"
         + ("" if is_video else "; give the MP4 to have that looked at")
         + ("" if key else f". The key is the one that {found.key_from} showed just now")
     )

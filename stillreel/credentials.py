@@ -6,11 +6,14 @@ https://spec.c2pa.org; the work is done by c2pa-python, which the extra `c2pa` i
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import stamina
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from PIL import Image
 
 from stillreel import __version__
 from stillreel.errors import CredentialsFailed, SettingsInvalid
@@ -30,8 +34,13 @@ if TYPE_CHECKING:
 
 MADE_BY_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """https://cv.iptc.org/newscodes/digitalsourcetype/"""
+Pair = tuple[bytes, bytes, str]
+"""Certificate chain and private key as PEM, and C2PA's name of the algorithm."""
+TRIES = 3
 OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+log = logging.getLogger("stillreel.credentials")
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,11 @@ class Credentials:
     """What a file says of itself, as far as its signature holds."""
 
     is_intact: bool
-    """Signed, and unchanged since; whether to trust the signer is another question."""
+    """Its picture, sound and tags are as they were signed, by whomever."""
     signer: str
-    """The organisation that the certificate names."""
+    """The organisation that the certificate names; anybody can make one of any name."""
     signed_at: str
-    """By a time stamp authority; empty without one."""
+    """As a time stamp authority says; empty without one."""
     claims: dict[str, Any]
     """The manifest, as c2pa-python gives it."""
 
@@ -55,58 +64,58 @@ class Credentials:
         if not self.is_intact:
             return "there are some, and their signature does not hold"
         when = f" at {self.signed_at}" if self.signed_at else ""
-        return f"intact, signed by {self.signer or 'nobody named'}{when}"
+        return f"intact; by their own word signed by {self.signer or 'nobody named'}{when}"
 
 
 def sign_video(path: Path, *, host: HostSettings, model: str) -> None:
     """Write Content Credentials into this MP4, in its place.
 
-    Raises CredentialsFailed, SettingsInvalid (see `check_credentials`).
+    Raises CredentialsFailed; what exactly went wrong is the host's business and stands in its log.
     """
-    certificate, key, algorithm = _read(host)
     import c2pa
 
-    name, _, version = model.partition("/")
-    made = {
-        "action": "c2pa.created",
-        "digitalSourceType": MADE_BY_MODEL,
-        "softwareAgent": {"name": name, "version": version},
-    }
-    manifest = {
-        "claim_generator_info": [{"name": "stillreel", "version": __version__}],
-        "title": "output.mp4",
-        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [made]}}],
-    }
-    signed = path.with_suffix(".signed")
-    info = c2pa.C2paSignerInfo(algorithm, certificate, key, host.c2pa_timestamp_url or None)
     try:
-        with (
-            c2pa.Signer.from_info(info) as signer,
-            c2pa.Builder(manifest) as builder,
-            path.open("rb") as bare,
-            signed.open("w+b") as file,
-        ):
-            builder.sign(signer, "video/mp4", bare, file)
-    except c2pa.C2paError as exc:
+        pair = _read(host)
+        for attempt in stamina.retry_context(on=c2pa.C2paError, attempts=TRIES, wait_max=5):
+            with attempt:  # not the encode again, where a time stamp authority is away for a moment
+                _sign(path, "video/mp4", pair, model=model, authority=host.c2pa_timestamp_url)
+    except (SettingsInvalid, c2pa.C2paError) as exc:
+        log.error("a video could not be signed: %s", str(exc)[:500])
         raise CredentialsFailed(
-            f"The video could not be signed ({str(exc)[:300]}); look at STILLREEL_C2PA_CERT and "
-            "STILLREEL_C2PA_TIMESTAMP_URL on the host, and start it again."
+            "The video could not be signed on its host, whose log says why; start it again once "
+            "that is mended."
         ) from exc
-    signed.replace(path)
 
 
 def check_credentials(host: HostSettings) -> None:
-    """Nothing, where what is configured can sign a video. Raises SettingsInvalid."""
-    _read(host)
+    """Nothing, where what is configured can sign; the time stamp authority is not asked.
+
+    Raises SettingsInvalid.
+    """
+    pair = _read(host)
+    import c2pa
+
+    with TemporaryDirectory() as folder:
+        picture = Path(folder, "try.jpg")
+        Image.new("RGB", (8, 8)).save(picture)
+        try:
+            _sign(picture, "image/jpeg", pair, model="preview/1", authority="")
+        except c2pa.C2paError as exc:
+            raise SettingsInvalid(
+                f"STILLREEL_C2PA_CERT: C2PA signs nothing with {host.c2pa_cert} ({str(exc)[:300]})"
+            ) from exc
+
+
+def is_installed() -> bool:
+    """Whether the extra is there."""
+    return find_spec("c2pa") is not None
 
 
 def read_credentials(path: Path) -> Credentials | None:
-    """The Content Credentials in a file; None without them, or where the extra is not installed.
+    """The Content Credentials in a file; None without them. The extra has to be installed.
 
     Nothing is asked over the network, whatever address the file names for credentials elsewhere.
     """
-    if find_spec("c2pa") is None:
-        return None
     import c2pa
 
     try:
@@ -131,9 +140,36 @@ def read_credentials(path: Path) -> Credentials | None:
     )
 
 
-def _read(host: HostSettings) -> tuple[bytes, bytes, str]:
-    """Certificate chain, private key, and C2PA's name of the algorithm. Raises SettingsInvalid."""
-    if find_spec("c2pa") is None:
+def _sign(path: Path, kind: str, pair: Pair, *, model: str, authority: str) -> None:
+    """Sign a file of this kind in its place. Raises C2paError, and leaves it as it was then."""
+    import c2pa
+
+    certificate, key, algorithm = pair
+    name, _, version = model.partition("/")
+    made = {
+        "action": "c2pa.created",
+        "digitalSourceType": MADE_BY_MODEL,
+        "softwareAgent": {"name": name, "version": version},
+    }
+    manifest = {
+        "claim_generator_info": [{"name": "stillreel", "version": __version__}],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [made]}}],
+    }
+    signed = path.with_suffix(".signed")
+    info = c2pa.C2paSignerInfo(algorithm, certificate, key, authority or None)
+    with (
+        c2pa.Signer.from_info(info) as signer,
+        c2pa.Builder(manifest) as builder,
+        path.open("rb") as bare,
+        signed.open("w+b") as file,
+    ):
+        builder.sign(signer, kind, bare, file)
+    signed.replace(path)
+
+
+def _read(host: HostSettings) -> Pair:
+    """The configured pair. Raises SettingsInvalid."""
+    if not is_installed():
         raise SettingsInvalid(
             "STILLREEL_C2PA_CERT: the package that signs is not installed; "
             "pip install 'stillreel[c2pa]', or leave it out"

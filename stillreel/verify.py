@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from stillreel.client.calls import NO_PROXY, Server, check
-from stillreel.credentials import Credentials, read_credentials
+from stillreel.credentials import Credentials, is_installed, read_credentials
 from stillreel.errors import NotVerified, RequestRejected, VideoChanged
 from stillreel.signed_receipt import PublicKey, open_envelope, read_public_key
 
@@ -34,8 +34,9 @@ class Verified:
     signed_at: str
     video_sha256: str
     """That of the file; empty where only a receipt was looked at."""
+    has_looked: bool = False
+    """Whether the file was asked for Content Credentials: the extra `c2pa` is there."""
     credentials: Credentials | None = None
-    """The file's own, which another than this installation may have signed."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,7 +45,8 @@ class Verified:
             "key_from": self.key_from,
             "signed_at": self.signed_at,
             "receipt": self.receipt,
-            "credentials": self.credentials and self.credentials.to_json(),
+            "credentials": self.credentials.to_json() if self.credentials else None,
+            "credentials_looked_at": self.has_looked,
         }
 
 
@@ -68,8 +70,9 @@ def verify(
             f"{path.name} is not the video of this receipt: its SHA-256 is {digest}, and the "
             f"receipt of {said['receipt']['job_id']} says {said['receipt']['video']['sha256']}"
         )
-    found = read_credentials(path) if is_video else None
-    return Verified(public, key_from, said["receipt"], said["signed_at"], digest, found)
+    looks = is_video and is_installed()
+    found = read_credentials(path) if looks else None
+    return Verified(public, key_from, said["receipt"], said["signed_at"], digest, looks, found)
 
 
 def job_of(path: Path) -> str:

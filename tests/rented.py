@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,8 +30,18 @@ class Rented:
 
     def parts(self, word: str) -> list[psutil.Process]:
         """Its processes whose command line has this word."""
-        found = self.process.children(recursive=True)
-        return [p for p in found if word in " ".join(p.cmdline())]
+        found = list[psutil.Process]()
+        for process in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if word in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL to all of it."""
+        for process in [self.process, *self.process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):  # some end with their parent
+                process.kill()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ COPY pyproject.toml constraints.txt infra/docker/requirements_of.py ./
 # Gigabytes that change with torch alone, then what changes with our requirements, then ourselves.
 RUN python requirements_of.py --only torch > torch.txt \
   && python -m pip install -c constraints.txt -r torch.txt
-RUN python requirements_of.py models > requirements.txt \
+RUN python requirements_of.py models c2pa > requirements.txt \
   && python -m pip install -c constraints.txt -r requirements.txt
 COPY --from=wheel /wheels /wheels
 RUN python -m pip install --no-deps /wheels/*.whl

@@ -43,7 +43,9 @@ class Probe:
             raise ArrivalUnread from exc
 
     def end(self) -> None:
-        """Kill it and all that it may have started."""
+        """Kill it and all that it may have started; once, for its number may be another's then."""
+        if self.line.fileno() < 0:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -86,7 +88,7 @@ def _take() -> Probe:
 
 def _start() -> Probe:
     line, theirs = socket.socketpair()
-    with theirs:
+    try:
         process = subprocess.Popen(
             [sys.executable, "-I", str(PROBE)],
             stdin=theirs.fileno(),
@@ -96,4 +98,9 @@ def _start() -> Probe:
             env={},  # ours holds every secret that we have
             start_new_session=True,
         )
+    except OSError:
+        line.close()
+        raise
+    finally:
+        theirs.close()
     return Probe(process, line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -83,6 +84,16 @@ class HostSettings(Concern):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and absolute_path(value)
+
+    @field_validator("c2pa_timestamp_url")
+    @classmethod
+    def _authority(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("it is no http or https address")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("an address with a password or a query is not taken: it is logged")
+        return value
 
     @property
     def work_dir(self) -> Path:

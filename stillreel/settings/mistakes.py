@@ -95,12 +95,14 @@ def rented_env_mistakes(fleet: Concern | None, secret: Collection[str]) -> Itera
 
 def credential_mistakes(host: Concern | None, storage: Concern | None) -> Iterator[str]:
     """Content Credentials that are configured in part, or on the machine of a stranger."""
-    if not isinstance(host, HostSettings) or not (host.c2pa_cert or host.c2pa_key):
+    if not isinstance(host, HostSettings):
+        return
+    if not (host.c2pa_cert or host.c2pa_key or host.c2pa_timestamp_url):
         return
     if not (host.c2pa_cert and host.c2pa_key):
         yield (
-            "STILLREEL_C2PA_CERT and STILLREEL_C2PA_KEY: one without the other signs nothing; set "
-            "both or none"
+            "STILLREEL_C2PA_CERT and STILLREEL_C2PA_KEY: one without the other signs nothing, nor "
+            "does STILLREEL_C2PA_TIMESTAMP_URL alone; set both or none"
         )
     if isinstance(storage, StorageSettings) and storage.kind == "lease":
         yield (

@@ -7,10 +7,11 @@ import json
 import pytest
 from pydantic import SecretStr
 
-from stillreel.errors import StorageRefused
+from stillreel.errors import StaleExecution, StorageRefused
 from stillreel.fleet.calls import prefect_calls
 from stillreel.gateway.lease import revoke
 from stillreel.job import Latents
+from stillreel.jobs import marks
 from stillreel.keys import lent_key, source_key
 from stillreel.storage_lease import LeaseStorage
 from tests.api.background import eventually
@@ -71,6 +72,20 @@ def test_a_revoked_lease_opens_nothing(gateway: Api) -> None:
         for attempt in eventually():  # what is known of a lease is two seconds old at most
             with attempt:
                 assert "lease_refused" in refusal(storage, source_key(job_id))
+
+
+@pytest.mark.parametrize("mark", [marks.SETTLED, marks.DELETED])
+def test_nothing_of_a_job_that_has_ended_is_stored(gateway: Api, host: Lessee, mark: str) -> None:
+    job_id, run_id = waiting_job(gateway)
+    assert host.claim(run_id) == "ACCEPT"
+    mine = lend(host, run_id)
+    mine.put_bytes(source_key(job_id), png(), content_type="image/png")
+    gateway.storage.delete(source_key(job_id))
+    with prefect_calls() as calls:
+        calls.patch(f"/flow_runs/{run_id}/labels", {mark: 1})
+    with pytest.raises(StaleExecution, match="has ended"):
+        mine.put_bytes(source_key(job_id), png(), content_type="image/png")
+    assert gateway.storage.head(source_key(job_id)) is None
 
 
 def refusal(storage: LeaseStorage, key: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from stillreel.gateway.lease import CLAIM
 from stillreel.inference.entry import Entry, Kind
 from stillreel.job import Phase
+from stillreel.jobs.attempts import HANDED_BACK
 from tests.drills.conftest import SLOW
 from tests.drills.test_kills import count_inferences, wait_for_entry
 from tests.rented import rented_host
@@ -105,14 +106,14 @@ def test_a_host_that_dies_loses_its_job_to_the_next_one(stack: Stack, tmp_path: 
         wait_for_entry(
             stack, Kind.DECODE, run_id, lambda entry: entry.phase is Phase.DECODE, home=first.home
         )
-        for process in [first.process, *first.process.children(recursive=True)]:
-            process.kill()
+        first.kill()
         with rented_host(stack, tmp_path, **SLOW) as second:
             run = stack.wait_for_end(run_id, timeout=600)
             again = count_inferences(second.log.read_text(), run_id)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert claims_of(stack, run_id) == [CLAIM + first.lease, CLAIM + second.lease]
     assert (count_inferences(first.log.read_text(), run_id), again) == (1, 0)
+    assert AUTH not in first.log.read_text() + second.log.read_text()
 
 
 def test_a_host_that_is_stopped_hands_its_job_to_the_next_one(stack: Stack, tmp_path: Path) -> None:
@@ -122,8 +123,9 @@ def test_a_host_that_is_stopped_hands_its_job_to_the_next_one(stack: Stack, tmp_
             stack, Kind.INFERENCE, run_id, lambda entry: entry.step >= 1, home=first.home
         )
         first.process.terminate()
-        stack.wait(run_id, until={"SCHEDULED"})
+        given = stack.wait(run_id, until={"SCHEDULED"})
         with rented_host(stack, tmp_path, **SLOW) as second:
             run = stack.wait_for_end(run_id, timeout=600)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert claims_of(stack, run_id) == [CLAIM + first.lease, CLAIM + second.lease]
+    assert given["state"]["message"] == HANDED_BACK + first.lease
