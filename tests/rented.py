@@ -37,6 +37,18 @@ class Rented:
                     found.append(process)
         return found
 
+    def holdings(self) -> bytes:
+        """All that it has: environments, command lines and files of its own, and what it said."""
+        told = [self.log.read_bytes()]
+        for process in [self.process, *self.process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                told.append(repr((process.environ(), process.cmdline())).encode())
+        for path in self.home.rglob("*"):
+            with suppress(FileNotFoundError):  # it works meanwhile
+                if path.is_file():
+                    told.append(path.read_bytes())
+        return b"\n".join(told)
+
     def kill(self) -> None:
         """SIGKILL to all of it."""
         for process in [self.process, *self.process.children(recursive=True)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from stillreel.jobs.attempts import HANDED_BACK
 from tests.drills.conftest import SLOW
 from tests.drills.test_kills import count_inferences, wait_for_entry
 from tests.rented import rented_host
-from tests.stack import Stack, running_stack
+from tests.stack import KEY, Stack, running_stack
 
 AUTH = "admin:the-password-of-the-server"
+WEBHOOK_SECRET = "whsec_dGhlIHNlY3JldCBvZiBvdXIgd2ViaG9va3M="
 JOB = {"prompt": "zoom in", "duration": 0.5, "width": 160, "height": 96}
 LONG_ENCODE = {"prompt": "pan left", "duration": 6, "width": 1280, "height": 720}
 
@@ -30,6 +32,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 def stack() -> Iterator[Stack]:
     """An installation whose Prefect has a password; its own host takes no jobs."""
     env = {"PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_API_AUTH_STRING": AUTH}
+    env |= {"STILLREEL_WEBHOOK_SECRET": WEBHOOK_SECRET}
     with running_stack(**env, **SLOW) as running:
         running.api.auth = httpx.BasicAuth(*AUTH.split(":"))
         workers = running.processes("stillreel.host_worker")
@@ -55,6 +58,25 @@ def test_a_job_ends_with_a_video(stack: Stack, tmp_path: Path) -> None:
     assert claims_of(stack, run_id) == [CLAIM + host.lease]
     assert "fetch-image" in {task["name"].rpartition("-")[0] for task in stack.task_runs(run_id)}
     assert {"progress", "result"} <= stack.artifacts(run_id).keys()
+
+
+def test_a_host_at_work_holds_no_secret_and_nothing_of_others(stack: Stack, tmp_path: Path) -> None:
+    with rented_host(stack, tmp_path, **SLOW) as host:
+        run_id = stack.submit({**JOB, "prompt": "the order of this host"})
+        wait_for_entry(stack, Kind.INFERENCE, run_id, lambda entry: entry.step >= 1, home=host.home)
+        for worker in host.parts("stillreel.host_worker"):
+            worker.suspend()
+        other = stack.submit({**JOB, "prompt": "the order of another caller"})
+        holdings = host.holdings()
+        for worker in host.parts("stillreel.host_worker"):
+            worker.resume()
+        for each in (run_id, other):
+            assert stack.wait_for_end(each)["state_type"] == "COMPLETED"
+    assert b"the order of this host" in holdings
+    secrets = [KEY, WEBHOOK_SECRET, (stack.home / "server.secret").read_text().strip()]
+    secrets += [*AUTH.split(":")[1:], b64encode(AUTH.encode()).decode(), other]
+    for secret in [*secrets, "the order of another caller"]:
+        assert secret.encode() not in holdings, secret
 
 
 @dataclass(frozen=True)
