@@ -161,6 +161,7 @@ def test_an_image_becomes_a_video_that_plays(
     page.get_by_text("Receipt", exact=True).click()
     (job,) = studio.jobs(prompt)
     expect(page.get_by_label("Receipt as JSON")).to_contain_text(job["video"]["sha256"])
+    assert overflowing(page) == 0
     expect(page.get_by_role("link", name="Prefect run")).to_have_attribute(
         "href", f"{studio.stack.url}/v2/runs/flow-run/{job['run_id']}"
     )
