@@ -57,7 +57,12 @@ class Credentials:
     """The manifest, as c2pa-python gives it."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"intact": self.is_intact, "signer": self.signer, "signed_at": self.signed_at}
+        return {
+            "intact": self.is_intact,
+            "signer": self.signer,
+            "signed_at": self.signed_at,
+            "claims": self.claims,
+        }
 
     def to_text(self) -> str:
         """What a person has to know of them."""
@@ -72,19 +77,18 @@ def sign_video(path: Path, *, host: HostSettings, model: str) -> None:
 
     Raises CredentialsFailed; what exactly went wrong is the host's business and stands in its log.
     """
+    try:
+        pair = _read(host)
+    except SettingsInvalid as exc:
+        raise _unsigned(exc) from exc
     import c2pa
 
     try:
-        pair = _read(host)
         for attempt in stamina.retry_context(on=c2pa.C2paError, attempts=TRIES, wait_max=5):
             with attempt:  # not the encode again, where a time stamp authority is away for a moment
                 _sign(path, "video/mp4", pair, model=model, authority=host.c2pa_timestamp_url)
-    except (SettingsInvalid, c2pa.C2paError) as exc:
-        log.error("a video could not be signed: %s", str(exc)[:500])
-        raise CredentialsFailed(
-            "The video could not be signed on its host, whose log says why; start it again once "
-            "that is mended."
-        ) from exc
+    except c2pa.C2paError as exc:
+        raise _unsigned(exc) from exc
 
 
 def check_credentials(host: HostSettings) -> None:
@@ -137,6 +141,14 @@ def read_credentials(path: Path) -> Credentials | None:
         signer=str(signature.get("issuer") or ""),
         signed_at=str(signature.get("time") or ""),
         claims=claims,
+    )
+
+
+def _unsigned(why: Exception) -> CredentialsFailed:
+    log.error("a video could not be signed: %s", str(why)[:500])
+    return CredentialsFailed(
+        "The video could not be signed on its host, whose log says why; start it again once that "
+        "is mended."
     )
 
 

@@ -174,6 +174,8 @@ def test_what_cannot_sign_is_said_before_a_job_comes(
     monkeypatch.setattr(credentials, "find_spec", lambda _: None)
     with pytest.raises(SettingsInvalid, match=r"stillreel\[c2pa\]"):
         check_credentials(host)
+    with pytest.raises(CredentialsFailed):
+        sign_video(tmp_path / "clip.mp4", host=host, model="preview/1")
 
 
 @pytest.mark.parametrize(
